@@ -1,0 +1,3 @@
+"""hpt finds the peak learning rate of a pretraining run you can afford only once."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,100 @@
+"""Budgets and forecasts: what a proposal will cost, and whether it still fits. Pure arithmetic."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from trainer.config import RunConfig
+from trainer.counts import evaluation_flops, flops_per_token, run_flops
+
+
+@dataclass(frozen=True)
+class Spending:
+    """A bill. What a search has spent is the sum over its history, never a second book."""
+
+    seconds: float = 0.0
+    """Device-seconds."""
+    flops: float = 0.0
+    usd: float = 0.0
+
+    def __add__(self, other: Spending) -> Spending:
+        return Spending(self.seconds + other.seconds, self.flops + other.flops, self.usd + other.usd)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """Caps on a whole search; None: no cap of that kind. At least one is set."""
+
+    usd: float | None = None
+    hours: float | None = None
+    """Device-hours: two devices for one hour are two."""
+    flops: float | None = None
+
+    def allows(self, total: Spending) -> bool:
+        """Whether `total` stays under every cap (rounding is forgiven at 1e-9)."""
+        return self.share(total) <= 1 + 1e-9
+
+    def share(self, cost: Spending) -> float:
+        """The largest fraction of any cap that `cost` is."""
+        caps = ((self.usd, cost.usd), (self.hours and self.hours * 3600, cost.seconds), (self.flops, cost.flops))
+        return max((value / cap if cap else float("inf") for cap, value in caps if cap is not None), default=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """What calibration measured for one model shape."""
+
+    step_seconds: float
+    """Worst of steps 10-19 of 20."""
+    eval_seconds: float = 0.0
+    """One pass over the held-out tokens."""
+    startup_seconds: float = 0.0
+    """Before the first step of a trial in a warm worker; step 0 is counted here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostModel:
+    """Seconds, FLOPs and dollars of a proposal. Without timings only FLOPs are known."""
+
+    usd_per_hour: float = 0.0
+    """Price of one device."""
+    timings: dict[str, Timing] = field(default_factory=dict)
+    """By `shape_key`; other shapes are scaled from the nearest by FLOPs."""
+    correction: float = 1.0
+    """Seconds that finished trials really took over the forecast (median)."""
+    evaluations: int = 1
+    """Validation passes a trial makes."""
+
+    def forecast(self, run: RunConfig, tokens: float) -> Spending:
+        """Cost of training `run` on `tokens`, with its evaluations."""
+        flops = run_flops(run, tokens) + self.evaluations * evaluation_flops(run)
+        timing = self.timing(run)
+        seconds = 0.0
+        if timing is not None:
+            steps = tokens / run.batch
+            seconds = steps * timing.step_seconds + self.evaluations * timing.eval_seconds + timing.startup_seconds
+            seconds *= self.correction
+        return Spending(seconds, flops, seconds / 3600 * self.usd_per_hour)
+
+    def timing(self, run: RunConfig) -> Timing | None:
+        """The measured timing of this shape, or the nearest one's scaled by FLOPs a step."""
+        if not self.timings:
+            return None
+        if (key := shape_key(run)) in self.timings:
+            return self.timings[key]
+        work = flops_per_token(run.model) * run.batch
+        near = min(self.timings, key=lambda k: abs(math.log(float(k.rsplit("@", 1)[1]) / work)))
+        known, ratio = self.timings[near], work / float(near.rsplit("@", 1)[1])
+        return Timing(
+            step_seconds=known.step_seconds * ratio,
+            eval_seconds=known.eval_seconds * ratio,
+            startup_seconds=known.startup_seconds,
+        )
+
+
+def shape_key(run: RunConfig) -> str:
+    """Names what a step costs: model shape, batch, and (after @) its FLOPs a step."""
+    m = run.model
+    shape = f"{m.depth}x{m.width}x{m.heads}-c{m.context}-v{m.vocabulary}-{m.activation}-b{run.batch}-{run.precision}"
+    return f"{shape}@{flops_per_token(m) * run.batch:.6g}"

@@ -1,0 +1,164 @@
+"""The words of a search: Problem, Proposal, Trial, History, Recommendation. Plain data, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from search.budget import Budget, CostModel, Spending
+from trainer.config import RunConfig, from_dict, to_dict
+
+Status = Literal["finished", "diverged", "pruned", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """What is asked: which lr should `target` use, for no more than `budget`."""
+
+    target: RunConfig
+    budget: Budget
+    cost: CostModel
+    lr_range: tuple[float, float] = (1e-4, 1e-1)
+    """Where peak lrs are searched; strategies may widen it when the optimum lies at an end."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """A trial to run: `run` (with its lr) from its start, or from `parent`'s trunk, up to `horizon` tokens."""
+
+    id: str
+    """Chosen by the strategy, the same for the same history; also the checkpoint's name."""
+    run: RunConfig
+    horizon: int
+    """Tokens at which the final validation loss is measured; `run.tokens` unless the schedule is cut short."""
+    parent: str | None = None
+    """Trial whose trunk checkpoint this one continues (promotion)."""
+    start: int = 0
+    """Tokens at which the parent's trunk ended: what need not be trained again."""
+    keep: bool = False
+    """Keep a trunk checkpoint (before the cooldown), because this trial may be promoted."""
+    tags: dict[str, Any] = field(default_factory=dict)
+    """For people and the report: bracket, rung, stage ..."""
+
+    @property
+    def lr(self) -> float:
+        assert self.run.lr is not None
+        return self.run.lr
+
+    @property
+    def train_tokens(self) -> int:
+        """Tokens this proposal itself trains on, cooldown branch included."""
+        return self.horizon - self.start
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """A proposal that has been run: one line of trials.jsonl."""
+
+    id: str
+    parent: str | None = None
+    run: RunConfig
+    horizon: int
+    start: int = 0
+    status: Status
+    loss: float | None = None
+    """Final validation loss, nats a token; None unless `finished`."""
+    bits_per_byte: float | None = None
+    curve: tuple[tuple[int, float], ...] = ()
+    """(tokens, validation loss), in order."""
+    train_curve: tuple[tuple[int, float], ...] = ()
+    """(tokens, mean training loss since the point before)."""
+    seconds: float = 0.0
+    flops: float = 0.0
+    usd: float = 0.0
+    device: str = ""
+    pack: int = 1
+    """Runs trained together with this one on the device (itself included)."""
+    trunk: int | None = None
+    """Tokens at which the trunk checkpoint was taken, where one was kept."""
+    error: str = ""
+    tags: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def lr(self) -> float:
+        assert self.run.lr is not None
+        return self.run.lr
+
+    @property
+    def tokens_per_second(self) -> float:
+        return (self.horizon - self.start) / self.seconds if self.seconds else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        return to_dict(self)
+
+    @staticmethod
+    def from_json(values: dict[str, Any]) -> Trial:
+        curves = {k: tuple((int(t), float(v)) for t, v in values.get(k, ())) for k in ("curve", "train_curve")}
+        return from_dict(Trial, {**values, **curves})
+
+
+@dataclass(frozen=True, kw_only=True)
+class History:
+    """Everything a strategy may know: the problem, the trials in the order they ended, what still runs."""
+
+    problem: Problem
+    trials: tuple[Trial, ...] = ()
+    running: tuple[Proposal, ...] = ()
+
+    def __iter__(self) -> Iterator[Trial]:
+        return iter(self.trials)
+
+    def __len__(self) -> int:
+        return len(self.trials)
+
+    def get(self, trial_id: str) -> Trial | None:
+        return next((t for t in self.trials if t.id == trial_id), None)
+
+    @property
+    def known(self) -> set[str]:
+        """Ids that have ended or are running."""
+        return {t.id for t in self.trials} | {p.id for p in self.running}
+
+    @property
+    def finished(self) -> list[Trial]:
+        return [t for t in self.trials if t.status == "finished"]
+
+    @property
+    def spent(self) -> Spending:
+        return Spending(
+            seconds=sum(t.seconds for t in self.trials),
+            flops=sum(t.flops for t in self.trials),
+            usd=sum(t.usd for t in self.trials),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recommendation:
+    """The answer. Intervals are of the best peak lr for the target."""
+
+    lr: float | None
+    """None: no recommendation can be given; `reasons` say why."""
+    interval50: tuple[float, float] | None = None
+    interval90: tuple[float, float] | None = None
+    max_stable_lr: float | None = None
+    """Largest lr that finished; None when none did."""
+    expected_regret: float | None = None
+    """Expected loss given up at the target, nats a token; None where the strategy cannot know it."""
+    worst_regret: float | None = None
+    """The same at the worse end of the 90 % interval."""
+    batch: int | None = None
+    """Recommended batch in tokens, where it was searched."""
+    weight_decay: float | None = None
+    warmup: int | None = None
+    law: str = ""
+    """How the answer was carried from the trials to the target, in one line."""
+    rejected: tuple[tuple[str, str], ...] = ()
+    """(law, reason) for each that was fitted and not used."""
+    reasons: tuple[str, ...] = ()
+    """Evidence and doubts, one sentence each."""
+    trials: tuple[str, ...] = ()
+    """Ids of the trials that the answer rests on."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """JSON values for the report: fitted curves, predictions."""

@@ -1,0 +1,58 @@
+"""What a strategy is: settings with three pure functions of the history."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from search.budget import Spending
+from search.records import History, Proposal, Recommendation
+
+
+class Done:
+    """Returned by `ask` when no further trial is wanted."""
+
+
+DONE = Done()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One line of a plan: so many trials of one kind."""
+
+    name: str
+    trials: int
+    parameters: int
+    """Total parameters of the model trained."""
+    tokens: float
+    """Training tokens of all its trials together."""
+    cost: Spending
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strategy(ABC):
+    """Fields are the settings that a user may change; a subclass is final (it is not subclassed again).
+
+    Every method depends on its arguments alone: no Ray, disk, clock or global random state. So a search is
+    resumed by reading its history and asking again, and runs unchanged on recorded sweeps.
+    """
+
+    @abstractmethod
+    def plan(self, history: History) -> list[Stage]:
+        """What would be run, stage by stage, with its bill; raises UserError when the budget is too small for one trial."""
+
+    @abstractmethod
+    def ask(self, history: History, slots: int) -> list[Proposal] | Done:
+        """At most `slots` further proposals whose ids are not in `history.known`.
+
+        An empty list: wait for running trials. DONE: no more, ever.
+        """
+
+    @abstractmethod
+    def recommend(self, history: History) -> Recommendation:
+        """The answer that the history so far supports; also for an empty or failed one (then lr is None)."""
+
+    def keeps(self, history: History) -> set[str]:
+        """Ids of ended trials whose trunk checkpoints may still be continued."""
+        return {t.id for t in history if t.trunk is not None}

@@ -1,0 +1,1 @@
+"""One training run: model, data, optimiser, loop, checkpoints. Knows nothing of searches."""

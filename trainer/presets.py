@@ -1,0 +1,63 @@
+"""Named runs: each a function that returns a RunConfig. Add one by writing it and naming it in PRESETS."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from dataclasses import replace
+
+from trainer.config import DataConfig, ModelConfig, RunConfig
+from trainer.errors import UserError
+
+GPT2_BATCH = 524_288  # 2^19 tokens, as in llm.c's and nanoGPT's reproductions
+
+
+def gpt2(depth: int, width: int, heads: int, tokens: int = 2_500_000_000) -> RunConfig:
+    """llm.c's GPT-2 recipe: 2^19 tokens a step, 10 % warmup, cosine to 0, weight decay 0.1 (llm.c discussion 481)."""
+    model = ModelConfig(depth=depth, width=width, heads=heads, context=1024, vocabulary=50304)
+    data = DataConfig(corpus="fineweb10b", tokenizer="gpt2", val_tokens=1_048_576)
+    return RunConfig(model=model, data=data, tokens=tokens, batch=GPT2_BATCH, warmup=tokens // 10)
+
+
+def llama(depth: int, width: int, heads: int, kv_heads: int | None = None, tokens: int | None = None) -> RunConfig:
+    """LLaMA's block at any size; tokens default to 20 a parameter of the blocks."""
+    model = ModelConfig(
+        depth=depth, width=width, heads=heads, kv_heads=kv_heads, context=1024, vocabulary=50304,
+        positions="rope", norm="rmsnorm", activation="swiglu", bias=False, tied=False,
+    )  # fmt: skip
+    tokens = tokens or 20 * 12 * depth * width**2
+    data = DataConfig(corpus="fineweb10b", tokenizer="gpt2", val_tokens=1_048_576)
+    return RunConfig(model=model, data=data, tokens=tokens, batch=GPT2_BATCH, warmup=tokens // 50)
+
+
+def laptop() -> RunConfig:
+    """A GPT of 0.37M parameters on the running interpreter's standard library: minutes on two cores."""
+    model = ModelConfig(depth=2, width=64, heads=2, context=128, vocabulary=4096)
+    tokens = 2_457_600  # 600 steps
+    return RunConfig(
+        model=model, data=DataConfig(), tokens=tokens, batch=4096, warmup=tokens // 20, schedule="wsd"
+    )  # fmt: skip
+
+
+PRESETS: dict[str, Callable[[], RunConfig]] = {
+    "laptop": laptop,
+    "tiniest": lambda: gpt2(1, 64, 1),
+    "tinier": lambda: gpt2(2, 128, 2),
+    "tiny": lambda: gpt2(3, 192, 3),
+    "gpt2-124m": lambda: gpt2(12, 768, 12),
+    "gpt2-355m": lambda: gpt2(24, 1024, 16),
+    "gpt2-774m": lambda: gpt2(36, 1280, 20),
+    "gpt2-1.5b": lambda: gpt2(48, 1600, 25),
+    "llama-60m": lambda: llama(8, 512, 8),
+    "llama-130m": lambda: llama(12, 768, 12),
+    "llama-1b": lambda: llama(24, 2048, 32, 8),
+    "llama-7b": lambda: replace(llama(32, 4096, 32), tokens=140_000_000_000),
+}
+
+
+def preset(name: str) -> RunConfig:
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=3)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(PRESETS)}."
+        raise UserError(f"There is no target called {name!r}: {hint}")
+    return PRESETS[name]()
