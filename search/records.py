@@ -21,6 +21,9 @@ class Problem:
     cost: CostModel
     lr_range: tuple[float, float] = (1e-4, 1e-1)
     """Where peak lrs are searched; strategies may widen it when the optimum lies at an end."""
+    proxies: tuple[RunConfig, ...] | None = None
+    """The runs (without lr) that may be asked for, as on a recorded table; None: any shape, horizon and batch.
+    A strategy that wants another one takes the nearest of these (`search.menu.nearest`)."""
     seed: int = 0
 
 
