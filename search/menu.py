@@ -30,4 +30,3 @@ def nearest(problem: Problem, wanted: RunConfig) -> RunConfig:
         gaps = [abs(point(run)[axis] - at[axis]) for run in runs]
         runs = [run for run, gap in zip(runs, gaps, strict=True) if gap <= min(gaps) + 1e-9]
     return replace(runs[0], lr=wanted.lr)
-

@@ -74,6 +74,9 @@ class Trial:
     train_curve: tuple[tuple[int, float], ...] = ()
     """(tokens, mean training loss since the point before)."""
     seconds: float = 0.0
+    """It held its slot (a device, or a core of a machine without one): what is billed."""
+    train_seconds: float = 0.0
+    """Of these, inside the worker."""
     flops: float = 0.0
     usd: float = 0.0
     device: str = ""
@@ -95,7 +98,7 @@ class Trial:
 
     @property
     def tokens_per_second(self) -> float:
-        return (self.horizon - self.start) / self.seconds if self.seconds else 0.0
+        return (self.horizon - self.start) / self.train_seconds if self.train_seconds else 0.0
 
     def to_json(self) -> dict[str, Any]:
         return to_dict(self)

@@ -24,7 +24,7 @@ class SearchDir:
 
     @property
     def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+        return self.path.absolute() / "checkpoints"  # workers have another working directory
 
     def checkpoint(self, trial_id: str) -> Path:
         """Where the trunk checkpoint of a trial lies, if it was kept."""

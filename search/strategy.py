@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from search.budget import Spending
 from search.records import History, Proposal, Recommendation
+from trainer.config import RunConfig
 
 
 class Done:
@@ -27,6 +28,8 @@ class Stage:
     tokens: float
     """Training tokens of all its trials together."""
     cost: Spending
+    run: RunConfig | None = None
+    """One of them, so that its shape can be calibrated."""
     note: str = ""
 
 

@@ -61,6 +61,8 @@ class Training:
         self.model = Transformer(run).to(self.device)
         self.optimizer = make_optimizer(self.model, run)
         self.step = 0
+        self.saved_trunk: int | None = None
+        """Tokens at which `reports` saved a trunk."""
         self.train_batches = Batches(data.train, run.model.context, run.seed)
         self.val_batches = Batches(data.val, run.model.context, None)
         self.autocast = torch.autocast(
@@ -108,11 +110,13 @@ class Training:
         with self.autocast:
             return self.model.loss(tokens, targets, documents)
 
-    @torch.no_grad()
     def evaluate(self) -> float:
         """Mean loss on the run's held-out tokens, nats a token: the same tokens for every run on this data."""
-        context = self.run.model.context
-        sequences = self.run.data.val_tokens // context
+        return self.evaluate_some(self.run.data.val_tokens // self.run.model.context)
+
+    @torch.no_grad()
+    def evaluate_some(self, sequences: int) -> float:
+        """Mean loss on the first `sequences` held-out sequences."""
         total = 0.0
         for first in range(0, sequences, self.micro_batch):
             part = self.val_batches.sequences(first, min(self.micro_batch, sequences - first))
@@ -189,6 +193,7 @@ class Training:
         while True:
             if trunk and self.step == trunk_step:
                 self.save(trunk)
+                self.saved_trunk = self.step * run.batch
             if self.step >= last:
                 break
             loss, norm = self.train_step()

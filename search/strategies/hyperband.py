@@ -54,35 +54,34 @@ class Hyperband(Strategy):
         target = history.problem.target
         stages = []
         for b, rungs in enumerate(self._layout(history)):
-            for i, (n, r) in enumerate(rungs):
+            for i, (n, _) in enumerate(rungs):
                 cost = self._cost(history, rungs, i) * n
                 tokens = n * self._tokens_trained(history, rungs, i)
-                name = f"bracket {b + 1} rung {i + 1}: {r * self._unit(target):,.0f} tokens each"
                 stages.append(
                     Stage(
-                        name=name,
+                        name=f"bracket {b + 1} rung {i + 1}",
                         trials=n,
                         parameters=parameters(target.model).total,
                         tokens=tokens,
                         cost=cost,
+                        run=self._run(history, rungs, i),
+                        note=f"{self._horizon(history, rungs, i):,} tokens each",
                     )
                 )
         return stages
 
     def ask(self, history: History, slots: int) -> list[Proposal] | Done:
-        layout, new = self._layout(history), []
-        learns = self.sampler in ("tpe", "gp")
+        layout, known = self._layout(history), history.known
+        new: list[Proposal] = []
         for b in range(len(layout)):
-            wanted, complete = self._bracket(history, layout, b)
-            new += [p for p in wanted if p.id not in history.known]
-            if not complete and learns:
-                break
-        else:
-            if not new and not history.running:
-                new = self._beyond_the_edge(history, layout)
-        if new or history.running:
-            return new[:slots]
-        return DONE
+            rungs = list(self._rungs(history, layout, b))
+            new += [p for rung in rungs for p in rung if p.id not in known]
+            complete = len(rungs) == len(layout[b]) and all(history.get(p.id) for p in rungs[-1])
+            if not complete and self.sampler in ("tpe", "gp"):
+                break  # the next bracket learns from this one
+        if not new and not history.running:
+            new = self._beyond_the_edge(history, layout)
+        return new[:slots] if new or history.running else DONE
 
     def recommend(self, history: History) -> Recommendation:
         from search.strategies.common import recommend_from_history
@@ -90,10 +89,16 @@ class Hyperband(Strategy):
         return recommend_from_history(history)
 
     def keeps(self, history: History) -> set[str]:
-        """Only trials of rungs that are not decided yet may still be promoted."""
-        parents = {t.parent for t in history} | {p.parent for p in history.running}
-        decided = {rung_of(history.get(p)) for p in parents if p is not None}
-        return {t.id for t in history if t.trunk is not None and rung_of(t) not in decided}
+        """What a rung that is not complete may promote, and the parents of what it still trains."""
+        layout, kept = self._layout(history), set[str]()
+        for b in range(len(layout)):
+            if not any(t.tags.get("bracket") == b for t in history):
+                continue
+            *_, rung = self._rungs(history, layout, b)
+            ended = {p.id for p in rung if history.get(p.id) is not None}
+            if len(ended) < len(rung):
+                kept |= ended | {p.parent for p in rung if p.parent and p.id not in ended}
+        return {t.id for t in history if t.trunk is not None and t.id in kept}
 
     # --- the table ----------------------------------------------------------------------------------------------
 
@@ -157,25 +162,22 @@ class Hyperband(Strategy):
 
     # --- who runs -----------------------------------------------------------------------------------------------
 
-    def _bracket(
+    def _rungs(
         self, history: History, layout: list[list[tuple[int, int]]], b: int
-    ) -> tuple[list[Proposal], bool]:
-        """Every proposal of bracket b that can be made now, and whether the bracket has ended."""
+    ) -> Iterator[list[Proposal]]:
+        """The proposals of bracket b, a list a rung, as far as they are decided: all but the last rung have ended."""
         rungs = layout[b]
         wanted = list(self._first_rung(history, layout, b))
-        everything = list(wanted)
-        for i in range(1, len(rungs) + 1):
+        yield wanted
+        for i in range(1, len(rungs)):
             ended = [t for p in wanted if (t := history.get(p.id)) is not None]
             if len(ended) < len(wanted):
-                return everything, False
-            if i == len(rungs):
-                break
+                return
             survivors = sorted(
                 (t for t in ended if t.loss is not None), key=lambda t: (t.loss, t.id)
             )
             wanted = [self._promote(history, rungs, b, i, t) for t in survivors[: rungs[i][0]]]
-            everything += wanted
-        return everything, True
+            yield wanted
 
     def _first_rung(
         self, history: History, layout: list[list[tuple[int, int]]], b: int

@@ -1,0 +1,5 @@
+STRATEGIES = {}
+
+
+def load(n):
+    raise KeyError
