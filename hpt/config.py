@@ -77,9 +77,7 @@ class SearchConfig:
             if value is not None and not 0 < value < float("inf"):
                 raise UserError(f"--{name.replace('_', '-')} {value:g} must be a positive number.")
         if self.budget_usd is not None and self.usd_per_hour <= 0:
-            raise UserError(
-                "--budget-usd needs --usd-per-hour: the price of one device for an hour."
-            )
+            raise UserError("--budget-usd needs --usd-per-hour: the price of one device for an hour.")
 
     def build_strategy(self) -> Strategy:
         """The strategy with its settings from the command line."""
@@ -118,9 +116,7 @@ class Slots:
     @staticmethod
     def of(config: SearchConfig) -> Slots:
         if torch.cuda.is_available():
-            return Slots(
-                count=config.slots or torch.cuda.device_count(), gpu=True, threads=1, per_device=1
-            )
+            return Slots(count=config.slots or torch.cuda.device_count(), gpu=True, threads=1, per_device=1)
         cpus = usable_cpus()
         count = config.slots or cpus
         return Slots(count=count, gpu=False, threads=max(1, cpus // count), per_device=count)

@@ -66,16 +66,12 @@ def plan_table(stages: Sequence[Stage], slots: int, priced: bool) -> Table:
 class Screen:
     """Progress by stage with the time left: redrawn on a terminal, a line now and then elsewhere."""
 
-    def __init__(
-        self, console: Console, session: Session, stages: Sequence[Stage], slots: int
-    ) -> None:
+    def __init__(self, console: Console, session: Session, stages: Sequence[Stage], slots: int) -> None:
         self.console, self.session, self.slots = console, session, slots
         self.stages = {s.name: s for s in stages}
         self.tokens: dict[str, int] = {}  # of running proposals
         self.last_line = time.monotonic()
-        self.live = Live(
-            console=console, refresh_per_second=4, transient=True, get_renderable=self.draw
-        )
+        self.live = Live(console=console, refresh_per_second=4, transient=True, get_renderable=self.draw)
 
     def __enter__(self) -> Screen:
         if self.console.is_terminal:
@@ -100,11 +96,7 @@ class Screen:
     def line(self) -> str:
         ended = self.session.history
         best = min(ended.finished, key=lambda t: (-t.horizon, t.loss), default=None)
-        found = (
-            f", best at the longest horizon so far: lr {best.lr:.2e}, loss {best.loss:.4f}"
-            if best
-            else ""
-        )
+        found = f", best at the longest horizon so far: lr {best.lr:.2e}, loss {best.loss:.4f}" if best else ""
         newest = ended.trials[-1].tags.get("stage", "") if ended.trials else ""
         return f"{newest}: {len(self.mine())} of {self.planned} trials, about {duration(self.left())} left{found}"
 
@@ -123,8 +115,7 @@ class Screen:
             seconds += max(0, stage.trials - ended) * stage.cost.seconds / max(1, stage.trials)
         running = self.session.running.values()
         done = sum(
-            self.tokens.get(p.id, 0) / max(1, p.train_tokens) * self.session.forecast(p).seconds
-            for p in running
+            self.tokens.get(p.id, 0) / max(1, p.train_tokens) * self.session.forecast(p).seconds for p in running
         )
         return max(0.0, seconds * self.session.correction - done) / self.slots
 
@@ -135,9 +126,7 @@ class Screen:
         for name, stage in self.stages.items():
             ended = [t for t in self.session.trials if t.tags.get("stage") == name]
             running = sum(p.tags.get("stage") == name for p in self.session.running.values())
-            best = min(
-                (t for t in ended if t.loss is not None), key=lambda t: t.loss or 0, default=None
-            )
+            best = min((t for t in ended if t.loss is not None), key=lambda t: t.loss or 0, default=None)
             state = f"{len(ended)}/{stage.trials}" + (f" +{running}" if running else "")
             each = short(stage.run.tokens) if stage.run else ""
             style = "bold" if running else "dim" if len(ended) < stage.trials else ""

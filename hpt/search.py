@@ -101,15 +101,11 @@ def new_directory(config: SearchConfig) -> Path:
     if config.name is not None:
         path = config.out / config.name
         if (path / "config.json").exists():
-            raise UserError(
-                f"{path} holds a search already: go on with --resume {path}, or choose another --name."
-            )
+            raise UserError(f"{path} holds a search already: go on with --resume {path}, or choose another --name.")
         return path
     base = f"{config.target}-{config.strategy.rpartition(':')[2]}"
     names = [base, *(f"{base}-{i}" for i in range(2, 10_000))]
-    return next(
-        p for p in (config.out / name for name in names) if not (p / "config.json").exists()
-    )
+    return next(p for p in (config.out / name for name in names) if not (p / "config.json").exists())
 
 
 def search(setup: Setup, console: Console, began: float) -> int:
@@ -126,9 +122,7 @@ def search(setup: Setup, console: Console, began: float) -> int:
     stages = setup.strategy.plan(session.history)
     console.print(plan_table(stages, setup.slots.count, config.usd_per_hour > 0))
     if config.dry_run:
-        console.print(
-            "dry run: nothing was trained but the steps that were timed, nothing was written"
-        )
+        console.print("dry run: nothing was trained but the steps that were timed, nothing was written")
         return 0
     if not setup.resumed:
         timings = {k: to_dict(v) for k, v in problem.cost.timings.items()}
@@ -164,9 +158,7 @@ def calibrated(setup: Setup) -> tuple[Problem, Trial]:
 
     free = make_problem(setup, {})
     stages = setup.strategy.plan(History(problem=free))
-    shapes = {shape_key(s.run): s.run for s in stages if s.run is not None} or {
-        shape_key(setup.target): setup.target
-    }
+    shapes = {shape_key(s.run): s.run for s in stages if s.run is not None} or {shape_key(setup.target): setup.target}
     runs = list(shapes.values())
     measured = calibrate_shapes(runs, setup.data, setup.slots.gpu, setup.slots.threads)
     timings = {
@@ -202,9 +194,7 @@ def make_problem(setup: Setup, timings: dict[str, Timing]) -> Problem:
     )
 
 
-def run_trials(
-    setup: Setup, session: Session, stages: list[Stage], mirror: Mirror, console: Console
-) -> bool:
+def run_trials(setup: Setup, session: Session, stages: list[Stage], mirror: Mirror, console: Console) -> bool:
     from search.tune import execute
 
     with Screen(console, session, stages, setup.slots.count) as screen:
@@ -225,9 +215,7 @@ def run_trials(
         )
 
 
-def conclude(
-    setup: Setup, session: Session, mirror: Mirror, console: Console, began: float
-) -> None:
+def conclude(setup: Setup, session: Session, mirror: Mirror, console: Console, began: float) -> None:
     """Recommend, write, mirror, show."""
     from hpt.figures import u_curves
 
@@ -237,10 +225,7 @@ def conclude(
     directory.write_recommendation(answer, bill)
     picture = directory.path / "u_curves.png"
     u_curves(history, answer, picture)
-    files = [
-        directory.path / n
-        for n in ("config.json", "recommendation.json", "trials.jsonl", "u_curves.png")
-    ]
+    files = [directory.path / n for n in ("config.json", "recommendation.json", "trials.jsonl", "u_curves.png")]
     mirrored = mirror.close(to_dict(answer), note(setup, answer, bill), files)
     lines = [
         ("trials", bill["trials"]),
@@ -249,9 +234,7 @@ def conclude(
         ("files", f"{directory.path}/ (trials.jsonl, recommendation.json, u_curves.png)"),
         (
             "review",
-            ui_command(mirror.run.uri)
-            if mirrored
-            else "MLflow lacks a part: --resume completes it",
+            ui_command(mirror.run.uri) if mirrored else "MLflow lacks a part: --resume completes it",
         ),
         ("final run", final_command(setup, answer)),
     ]

@@ -62,9 +62,7 @@ class Mirror:
         """Add those that MLflow does not have yet."""
         self._queue.put(lambda writer: writer.add(trials))
 
-    def close(
-        self, recommendation: dict[str, Any], note: str, artefacts: list[Path], timeout: float = 60
-    ) -> bool:
+    def close(self, recommendation: dict[str, Any], note: str, artefacts: list[Path], timeout: float = 60) -> bool:
         """Write the answer and end the parent run; whether everything is in MLflow now."""
         self._queue.put(lambda writer: writer.finish(recommendation, note, artefacts))
         return self.stop(timeout)
@@ -85,9 +83,7 @@ class Mirror:
             except Exception as error:  # whatever ails MLflow, the search goes on
                 self.failed = True
                 first = str(error).strip().splitlines()[0] if str(error).strip() else ""
-                self.warn(
-                    f"MLflow at {self.run.uri} does not answer ({type(error).__name__}: {first[:120]})"
-                )
+                self.warn(f"MLflow at {self.run.uri} does not answer ({type(error).__name__}: {first[:120]})")
 
 
 class _Writer:
@@ -100,9 +96,7 @@ class _Writer:
         self.entities, self.client = mlflow.entities, mlflow.MlflowClient(tracking_uri=run.uri)
         found = self.client.get_experiment_by_name(run.name)
         self.experiment = found.experiment_id if found else self.client.create_experiment(run.name)
-        mine = self.client.search_runs(
-            [self.experiment], f"tags.`hpt.search` = '{run.id}'", max_results=50_000
-        )
+        mine = self.client.search_runs([self.experiment], f"tags.`hpt.search` = '{run.id}'", max_results=50_000)
         self.have = {r.data.tags["hpt.trial"] for r in mine if "hpt.trial" in r.data.tags}
         parents = [r for r in mine if r.data.tags.get("hpt.role") == "search"]
         self.search_id = run.id
@@ -128,9 +122,7 @@ class _Writer:
             "hpt.status": trial.status,
             **{f"hpt.{key}": str(value) for key, value in trial.tags.items()},
         }
-        run = self.client.create_run(
-            self.experiment, tags=tags, run_name=run_name(trial.run, trial.horizon)
-        )
+        run = self.client.create_run(self.experiment, tags=tags, run_name=run_name(trial.run, trial.horizon))
         run_id = run.info.run_id
         points = {"val_loss": trial.curve, "train_loss": trial.train_curve}
         self._log(run_id, run_params(trial.run, trial.horizon), trial_metrics(trial), points)

@@ -19,9 +19,7 @@ class Spending:
     usd: float = 0.0
 
     def __add__(self, other: Spending) -> Spending:
-        return Spending(
-            self.seconds + other.seconds, self.flops + other.flops, self.usd + other.usd
-        )
+        return Spending(self.seconds + other.seconds, self.flops + other.flops, self.usd + other.usd)
 
     def __mul__(self, times: float) -> Spending:
         return Spending(self.seconds * times, self.flops * times, self.usd * times)
@@ -94,11 +92,7 @@ class CostModel:
         seconds = 0.0
         if timing is not None:
             steps = tokens / run.batch
-            seconds = (
-                steps * timing.step_seconds
-                + self.evaluations * timing.eval_seconds
-                + timing.startup_seconds
-            )
+            seconds = steps * timing.step_seconds + self.evaluations * timing.eval_seconds + timing.startup_seconds
         return Spending(seconds, flops, seconds / 3600 * self.usd_per_hour)
 
     def timing(self, run: RunConfig) -> Timing | None:

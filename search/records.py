@@ -105,10 +105,7 @@ class Trial:
 
     @staticmethod
     def from_json(values: dict[str, Any]) -> Trial:
-        curves = {
-            k: tuple((int(t), float(v)) for t, v in values.get(k, ()))
-            for k in ("curve", "train_curve")
-        }
+        curves = {k: tuple((int(t), float(v)) for t, v in values.get(k, ())) for k in ("curve", "train_curve")}
         return from_dict(Trial, {**values, **curves})
 
 

@@ -14,9 +14,7 @@ from optuna.trial import TrialState, create_trial
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 Sampler = Literal["random", "qmc", "tpe", "gp"]
-STARTUP = (
-    3  # observations from which tpe and gp start to model; until then they would draw at random
-)
+STARTUP = 3  # observations from which tpe and gp start to model; until then they would draw at random
 
 
 def sample_lrs(
@@ -58,9 +56,7 @@ def _make(sampler: Sampler, seed: int) -> optuna.samplers.BaseSampler:
             case "random":
                 return optuna.samplers.RandomSampler(seed=seed)
             case "qmc":
-                return optuna.samplers.QMCSampler(
-                    scramble=True, seed=seed, warn_independent_sampling=False
-                )
+                return optuna.samplers.QMCSampler(scramble=True, seed=seed, warn_independent_sampling=False)
             case "tpe":
                 return optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP)
             case "gp":

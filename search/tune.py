@@ -15,9 +15,7 @@ from typing import Any
 
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # these four are read when Tune is imported
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
-os.environ.setdefault(
-    "TUNE_GLOBAL_CHECKPOINT_S", "3600"
-)  # the history is ours, Tune's state is not used
+os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")  # the history is ours, Tune's state is not used
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
 import ray  # noqa: E402
@@ -68,9 +66,7 @@ def resources(gpu: bool) -> dict[str, float]:
     return {"CPU": 1, "GPU": 1} if gpu else {"CPU": 1}
 
 
-def calibrate_shapes(
-    runs: list[RunConfig], data: Prepared, gpu: bool, threads: int
-) -> list[Calibration]:
+def calibrate_shapes(runs: list[RunConfig], data: Prepared, gpu: bool, threads: int) -> list[Calibration]:
     """Twenty steps of each run, one after the other, where trials will run."""
     remote = ray.remote(num_cpus=1, num_gpus=1 if gpu else 0)(calibrate_here)
     return [ray.get(remote.remote(run, data, threads)) for run in runs]
@@ -143,9 +139,7 @@ class _AskTell(Searcher):
         self.session, self.directory, self.data = session, directory, data
         self.slots, self.threads = slots, threads
         self.on_progress, self.on_trial = on_progress, on_trial
-        self.proposals: dict[
-            str, tuple[Proposal, float]
-        ] = {}  # by Tune's id: what, and when it was launched
+        self.proposals: dict[str, tuple[Proposal, float]] = {}  # by Tune's id: what, and when it was launched
         self.error = ""
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
@@ -172,9 +166,7 @@ class _AskTell(Searcher):
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         self.on_progress(self.proposals[trial_id][0], result["progress"])
 
-    def on_trial_complete(
-        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
-    ) -> None:
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         proposal, launched = self.proposals.pop(trial_id)
         progress = (result or {}).get("progress")
         if progress is None or error or not progress.ended:

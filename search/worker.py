@@ -93,9 +93,7 @@ class Worker:
         if proposal.parent is not None:
             training.load(folder / f"{proposal.parent}.safetensors")
         trunk = folder / f"{proposal.id}.safetensors" if proposal.keep else None
-        yield from training.reports(
-            proposal.horizon, trunk=trunk, seconds_limit=self.job.seconds_limit
-        )
+        yield from training.reports(proposal.horizon, trunk=trunk, seconds_limit=self.job.seconds_limit)
 
     def advance(self, seconds: float) -> Progress:
         start = time.perf_counter()

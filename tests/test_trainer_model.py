@@ -91,9 +91,7 @@ def test_equals_llama_of_transformers() -> None:
             theirs_at + "post_attention_layernorm.weight": mine[ours_at + "norm2.weight"],
         }
         for name in ("up", "gate", "down"):
-            state[theirs_at + f"mlp.{name}_proj.weight"] = mine[
-                ours_at + f"feed_forward.{name}.weight"
-            ]
+            state[theirs_at + f"mlp.{name}_proj.weight"] = mine[ours_at + f"feed_forward.{name}.weight"]
     theirs.load_state_dict(state)
     tokens = torch.randint(101, (2, 32), generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(ours(tokens), theirs(tokens).logits, atol=1e-4, rtol=1e-4)
@@ -116,11 +114,7 @@ def test_counts_equal_the_instantiated_model(config: ModelConfig) -> None:
     model = Transformer(run_of(config))
     counted = parameters(config)
     assert counted.total == sum(p.numel() for p in model.parameters())
-    outside = [
-        p.numel()
-        for n, p in model.named_parameters()
-        if n.startswith(("embedding", "positions", "head"))
-    ]
+    outside = [p.numel() for n, p in model.named_parameters() if n.startswith(("embedding", "positions", "head"))]
     assert counted.non_embedding == counted.total - sum(outside)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, config.context, dtype=torch.long))
@@ -159,7 +153,5 @@ def test_same_seed_same_weights_other_seed_other_weights() -> None:
 
 
 def test_heads_must_divide_width() -> None:
-    with pytest.raises(
-        UserError, match="does not divide model.width=64: choose heads from 1, 2, 4"
-    ):
+    with pytest.raises(UserError, match="does not divide model.width=64: choose heads from 1, 2, 4"):
         ModelConfig(depth=1, width=64, heads=3)

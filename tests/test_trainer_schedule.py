@@ -56,9 +56,7 @@ def test_trunks_of_different_horizons_agree(run: RunConfig, longer: float) -> No
     run = replace(run, schedule="wsd")
     more = replace(run, tokens=round(run.tokens * longer))
     shared = min(decay_start(run), decay_start(more))
-    assert [multiplier(run, s) for s in range(shared)] == [
-        multiplier(more, s) for s in range(shared)
-    ]
+    assert [multiplier(run, s) for s in range(shared)] == [multiplier(more, s) for s in range(shared)]
 
 
 def test_decay_on_matrices_only_and_every_parameter_once() -> None:
@@ -81,20 +79,14 @@ def test_parametrisations_follow_the_table(kind: str) -> None:
     group = {id(p): g for g in optimizer.param_groups for p in g["params"]}
     hidden, embedding = model.blocks[0].attention.qkv.weight, model.embedding.weight
     bias = model.blocks[0].attention.qkv.bias
-    expected = {"sp": (1.0, 0.1, 1e-8), "mup": (0.5, 0.1, 1e-8), "completep": (0.5, 0.2, 1e-8 / 8)}[
-        kind
-    ]
+    expected = {"sp": (1.0, 0.1, 1e-8), "mup": (0.5, 0.1, 1e-8), "completep": (0.5, 0.2, 1e-8 / 8)}[kind]
     found = group[id(hidden)]
     assert (found["lr"], found["weight_decay"], found["eps"]) == pytest.approx(expected)
     assert group[id(embedding)]["lr"] == 1.0 and group[id(bias)]["lr"] == 1.0
-    assert hidden.std().item() == pytest.approx(
-        0.02 / (1 if kind == "sp" else math.sqrt(2)), rel=0.03
-    )
+    assert hidden.std().item() == pytest.approx(0.02 / (1 if kind == "sp" else math.sqrt(2)), rel=0.03)
     assert embedding.std().item() == pytest.approx(0.02, rel=0.03)
     scales = model.scales
-    expected = {"sp": (1, 64**-0.5, 1), "mup": (1, 1 / 64, 0.5), "completep": (0.25, 1 / 64, 0.5)}[
-        kind
-    ]
+    expected = {"sp": (1, 64**-0.5, 1), "mup": (1, 1 / 64, 0.5), "completep": (0.25, 1 / 64, 0.5)}[kind]
     assert (scales.residual, scales.attention, scales.logits) == pytest.approx(expected)
 
 

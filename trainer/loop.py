@@ -65,9 +65,7 @@ class Training:
         """Tokens at which `reports` saved a trunk."""
         self.train_batches = Batches(data.train, run.model.context, run.seed)
         self.val_batches = Batches(data.val, run.model.context, None)
-        self.autocast = torch.autocast(
-            self.device.type, dtype=torch.bfloat16, enabled=use_bf16(run, self.device)
-        )
+        self.autocast = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=use_bf16(run, self.device))
 
     # --- one step -----------------------------------------------------------------------------------------------
 
@@ -93,9 +91,7 @@ class Training:
         """Sequences a forward pass."""
         if self.run.micro_batch:
             return self.run.micro_batch
-        tokens = (
-            4096 if self.device.type == "cpu" else 65536
-        )  # cpu: more falls out of cache and is slower
+        tokens = 4096 if self.device.type == "cpu" else 65536  # cpu: more falls out of cache and is slower
         return max(1, tokens // self.run.model.context)
 
     def _loss(self, sequences: np.ndarray) -> Tensor:
@@ -141,9 +137,7 @@ class Training:
             saved = tensors.get(f"model.{name}")
             if saved is None or saved.shape != parameter.shape:
                 shape = "missing" if saved is None else f"of shape {tuple(saved.shape)}"
-                raise UserError(
-                    f"{path} is of another model: {name} is {shape}, not {tuple(parameter.shape)}."
-                )
+                raise UserError(f"{path} is of another model: {name} is {shape}, not {tuple(parameter.shape)}.")
             with torch.no_grad():
                 parameter.copy_(saved)
             moments = {
@@ -176,9 +170,7 @@ class Training:
         losses: list[Tensor] = []
         norm: Tensor | None = None
 
-        def report(
-            status: Literal["running", "finished", "diverged", "stopped"], **more: object
-        ) -> Report:
+        def report(status: Literal["running", "finished", "diverged", "stopped"], **more: object) -> Report:
             return Report(
                 status=status,
                 step=self.step,
@@ -198,9 +190,7 @@ class Training:
                 break
             loss, norm = self.train_step()
             losses.append(loss)
-            evaluating = (
-                evaluate_every is not None and self.step % evaluate_every == 0 and self.step < last
-            )
+            evaluating = evaluate_every is not None and self.step % evaluate_every == 0 and self.step < last
             if self.step % CHECK_EVERY and self.step < last and not evaluating:
                 continue
             values = torch.stack(losses).tolist()

@@ -9,6 +9,7 @@ from scaling.optimum import fit_optimum
 from search.budget import Spending
 from search.records import History, Proposal, Recommendation, Trial
 from search.sampling import Sampler, sample_lrs
+from search.strategies.common import calibration_cost, recommend_from_history
 from search.strategy import DONE, Done, Stage, Strategy
 from trainer.config import RunConfig
 from trainer.counts import parameters
@@ -84,8 +85,6 @@ class Hyperband(Strategy):
         return new[:slots] if new or history.running else DONE
 
     def recommend(self, history: History) -> Recommendation:
-        from search.strategies.common import recommend_from_history
-
         return recommend_from_history(history)
 
     def keeps(self, history: History) -> set[str]:
@@ -108,9 +107,7 @@ class Hyperband(Strategy):
     def _layout(self, history: History) -> list[list[tuple[int, int]]]:
         """The brackets that fit the budget beside the calibration. Depends on nothing that changes in a search."""
         if self.reduction_factor < 2:
-            raise UserError(
-                f"--hyperband.reduction-factor {self.reduction_factor} must be at least 2."
-            )
+            raise UserError(f"--hyperband.reduction-factor {self.reduction_factor} must be at least 2.")
         if self.max_resource is not None:
             return brackets(self.max_resource, self.reduction_factor)
         budget, before = history.problem.budget, calibration_cost(history)
@@ -162,9 +159,7 @@ class Hyperband(Strategy):
 
     # --- who runs -----------------------------------------------------------------------------------------------
 
-    def _rungs(
-        self, history: History, layout: list[list[tuple[int, int]]], b: int
-    ) -> Iterator[list[Proposal]]:
+    def _rungs(self, history: History, layout: list[list[tuple[int, int]]], b: int) -> Iterator[list[Proposal]]:
         """The proposals of bracket b, a list a rung, as far as they are decided: all but the last rung have ended."""
         rungs = layout[b]
         wanted = list(self._first_rung(history, layout, b))
@@ -173,15 +168,11 @@ class Hyperband(Strategy):
             ended = [t for p in wanted if (t := history.get(p.id)) is not None]
             if len(ended) < len(wanted):
                 return
-            survivors = sorted(
-                (t for t in ended if t.loss is not None), key=lambda t: (t.loss, t.id)
-            )
+            survivors = sorted((t for t in ended if t.loss is not None), key=lambda t: (t.loss, t.id))
             wanted = [self._promote(history, rungs, b, i, t) for t in survivors[: rungs[i][0]]]
             yield wanted
 
-    def _first_rung(
-        self, history: History, layout: list[list[tuple[int, int]]], b: int
-    ) -> Iterator[Proposal]:
+    def _first_rung(self, history: History, layout: list[list[tuple[int, int]]], b: int) -> Iterator[Proposal]:
         problem, rungs = history.problem, layout[b]
         observed = one_fidelity([t for t in history if t.tags.get("bracket", b) < b])
         lr_range = widened(problem.lr_range, observed)
@@ -189,17 +180,13 @@ class Hyperband(Strategy):
         for k, lr in enumerate(lrs):
             yield self._proposal(history, rungs, b, 0, k, lr)
 
-    def _promote(
-        self, history: History, rungs: list[tuple[int, int]], b: int, i: int, parent: Trial
-    ) -> Proposal:
+    def _promote(self, history: History, rungs: list[tuple[int, int]], b: int, i: int, parent: Trial) -> Proposal:
         proposal = self._proposal(history, rungs, b, i, parent.tags["config"], parent.lr)
         if parent.trunk is None:
             return proposal  # without a checkpoint (a recorded sweep, say) it starts again
         return replace(proposal, parent=parent.id, start=parent.trunk)
 
-    def _proposal(
-        self, history: History, rungs: list[tuple[int, int]], b: int, i: int, k: int, lr: float
-    ) -> Proposal:
+    def _proposal(self, history: History, rungs: list[tuple[int, int]], b: int, i: int, k: int, lr: float) -> Proposal:
         return Proposal(
             id=f"b{b + 1}-r{i + 1}-{k + 1:03d}",
             run=replace(self._run(history, rungs, i), lr=lr),
@@ -208,18 +195,12 @@ class Hyperband(Strategy):
             tags={"bracket": b, "rung": i, "config": k, "stage": f"bracket {b + 1} rung {i + 1}"},
         )
 
-    def _beyond_the_edge(
-        self, history: History, layout: list[list[tuple[int, int]]]
-    ) -> list[Proposal]:
+    def _beyond_the_edge(self, history: History, layout: list[list[tuple[int, int]]]) -> list[Proposal]:
         """One more lr at the longest horizon, x2 beyond the end of the tried lrs where the optimum lies at that end."""
         last = [[layout[-1][-1]]]
         extra = sum(t.tags.get("bracket") == len(layout) for t in history)
         longest = self._horizon(history, last[0], 0)
-        observed = [
-            (t.lr, t.loss)
-            for t in history
-            if t.horizon == longest and t.status in ("finished", "diverged")
-        ]
+        observed = [(t.lr, t.loss) for t in history if t.horizon == longest and t.status in ("finished", "diverged")]
         edge = at_edge(observed)
         if edge is None or extra >= 4:
             return []
@@ -227,15 +208,6 @@ class Hyperband(Strategy):
         lr = min(lrs) / 2 if edge == "low" else max(lrs) * 2
         proposal = self._proposal(history, last[0], len(layout), 0, extra, lr)
         return [replace(proposal, tags={**proposal.tags, "stage": "beyond the edge"})]
-
-
-def rung_of(trial: Trial | None) -> tuple[object, object] | None:
-    return None if trial is None else (trial.tags.get("bracket"), trial.tags.get("rung"))
-
-
-def calibration_cost(history: History) -> Spending:
-    """What measuring the step times cost before the first trial."""
-    return sum((t.spending for t in history if t.tags.get("stage") == "calibration"), Spending())
 
 
 def one_fidelity(trials: list[Trial]) -> list[tuple[float, float | None]]:
@@ -258,9 +230,7 @@ def at_edge(observed: list[tuple[float, float | None]]) -> str | None:
     return None if optimum is None else optimum.edge
 
 
-def widened(
-    lr_range: tuple[float, float], observed: list[tuple[float, float | None]]
-) -> tuple[float, float]:
+def widened(lr_range: tuple[float, float], observed: list[tuple[float, float | None]]) -> tuple[float, float]:
     """The range, four times wider on the side where the optimum lies at its end."""
     low, high = lr_range
     edge = at_edge(observed)

@@ -126,15 +126,11 @@ def _build(data: DataConfig, size: int | None, folder: Path, say: Callable[[str]
     val = [t for t in texts if held_out_rank(t) < fraction]
     train = [t for t in texts if held_out_rank(t) >= fraction]
     if not train:
-        raise UserError(
-            f"Corpus {data.corpus!r} is too small: all its {len(texts)} documents would be held out."
-        )
+        raise UserError(f"Corpus {data.corpus!r} is too small: all its {len(texts)} documents would be held out.")
     counts = {}
     for name, part in (("val", val), ("train", train)):
         say(f"tokenising {len(part):,} documents for {name}")
-        counts[name] = write_shard(
-            folder / f"{name}.bin", _tokenised(part, encoding), encoding.n_vocab
-        )
+        counts[name] = write_shard(folder / f"{name}.bin", _tokenised(part, encoding), encoding.n_vocab)
     values = {
         "tokenizer": spec,
         "train_tokens": counts["train"],

@@ -28,14 +28,10 @@ def read_shard(path: Path, vocabulary: int | None = None) -> Tokens:
         raise UserError(f"There is no token shard {path}.") from None
     magic = int(header[0]) if len(header) else None
     if len(header) < 3 or magic not in KINDS:
-        raise UserError(
-            f"{path} is not a token shard: its magic is {magic}, not {' or '.join(map(str, KINDS))}."
-        )
+        raise UserError(f"{path} is not a token shard: its magic is {magic}, not {' or '.join(map(str, KINDS))}.")
     version, dtype = KINDS[magic]
     if header[1] != version:
-        raise UserError(
-            f"{path} is a token shard of version {header[1]}; hpt reads version {version}."
-        )
+        raise UserError(f"{path} is a token shard of version {header[1]}; hpt reads version {version}.")
     promised, held = int(header[2]), (size - 4 * HEADER) // dtype.itemsize
     if held != promised:
         raise UserError(

@@ -28,18 +28,12 @@ def load_tokenizer(spec: str) -> tiktoken.Encoding:
         return tiktoken.Encoding(
             name=Path(spec).stem,
             pat_str=values["pattern"],
-            mergeable_ranks={
-                base64.b64decode(token): rank for token, rank in values["ranks"].items()
-            },
+            mergeable_ranks={base64.b64decode(token): rank for token, rank in values["ranks"].items()},
             special_tokens=values["special_tokens"],
         )
     if spec not in NAMED:
         near = difflib.get_close_matches(spec, NAMED, n=2)
-        hint = (
-            f"did you mean {' or '.join(near)}?"
-            if near
-            else f"choose bpe:SIZE or one of {', '.join(NAMED)}."
-        )
+        hint = f"did you mean {' or '.join(near)}?" if near else f"choose bpe:SIZE or one of {', '.join(NAMED)}."
         raise UserError(f"There is no tokenizer called {spec!r}: {hint}")
     try:
         return tiktoken.get_encoding(spec)
@@ -71,9 +65,7 @@ def train_tokenizer(texts: Iterable[str], size: int, path: Path) -> tokenizers.T
     ])  # fmt: skip
     trained.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=size - 1, initial_alphabet=alphabet, show_progress=False
-    )
+    trainer = trainers.BpeTrainer(vocab_size=size - 1, initial_alphabet=alphabet, show_progress=False)
     trained.train_from_iterator(texts, trainer)
     byte_of = {character: byte for byte, character in _byte_characters().items()}
     ranks = {
