@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from search.budget import Budget
 from search.strategies import load
 from search.strategies.early_stopping import EarlyStopping
+from search.strategies.grid import Grid
 from search.strategies.hyperband import Hyperband
 from search.strategy import Strategy
 from trainer.config import RunConfig, from_dict, override
@@ -44,7 +46,9 @@ class SearchConfig:
     budget_hours: float | None = None
     """Most device-hours (a GPU; the whole machine where there is none)."""
     budget_flops: float | None = None
-    """Most FLOPs. Without any budget: as many as one target run takes."""
+    """Most FLOPs."""
+    budget_runs: float | None = None
+    """Most FLOPs, in target runs. Without any budget: 1."""
     usd_per_hour: float = 0.0
     """Price of a device: a GPU, or the whole machine where there is none."""
     lr_range: tuple[float, float] = (1e-4, 1e-1)
@@ -63,6 +67,7 @@ class SearchConfig:
     """Of MLflow; default: MLFLOW_TRACKING_URI, else SQLite in the working directory."""
     dry_run: bool = False
     """Only say what would be done, for how long and how much."""
+    grid: Grid = field(default_factory=Grid)
     hyperband: Hyperband = field(default_factory=Hyperband)
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
 
@@ -72,7 +77,7 @@ class SearchConfig:
             raise UserError(
                 f"--lr-range {low:g} {high:g} must be two positive numbers, the lower first, such as 1e-4 1e-1."
             )
-        for name in ("budget_usd", "budget_hours", "budget_flops", "tokens", "batch", "slots"):
+        for name in ("budget_usd", "budget_hours", "budget_flops", "budget_runs", "tokens", "batch", "slots"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise UserError(f"--{name.replace('_', '-')} {value:g} must be a positive number.")
@@ -98,8 +103,10 @@ class SearchConfig:
 
     def build_budget(self, target: RunConfig, slots_per_device: int) -> Budget:
         """In the units of a slot: on a CPU a slot is a share of the machine."""
-        caps = (self.budget_usd, self.budget_hours, self.budget_flops)
-        flops = run_flops(target) if all(cap is None for cap in caps) else self.budget_flops
+        flops = self.budget_flops
+        runs = 1.0 if (self.budget_usd, self.budget_hours, flops) == (None, None, None) else None
+        if (runs := self.budget_runs or runs) is not None:
+            flops = min(flops or math.inf, runs * run_flops(target))
         hours = None if self.budget_hours is None else self.budget_hours * slots_per_device
         return Budget(usd=self.budget_usd, hours=hours, flops=flops)
 

@@ -90,7 +90,7 @@ class _Writer:
     """The MLflow side of one search."""
 
     def __init__(self, run: SearchRun) -> None:
-        import mlflow  # two seconds: paid on the mirror's thread, while Ray starts
+        import mlflow.entities  # two seconds: paid on the mirror's thread, while Ray starts
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)
         self.entities, self.client = mlflow.entities, mlflow.MlflowClient(tracking_uri=run.uri)

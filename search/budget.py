@@ -52,7 +52,7 @@ class Budget:
 
     def needed(self, cost: Spending) -> str:
         """The caps that `cost` would need, in words."""
-        words = []
+        words: list[str] = []
         if self.usd is not None:
             words.append(f"${cost.usd:.2f}")
         if self.hours is not None:
@@ -80,7 +80,7 @@ class CostModel:
 
     usd_per_hour: float = 0.0
     """Price of one device."""
-    timings: dict[str, Timing] = field(default_factory=dict)
+    timings: dict[str, Timing] = field(default_factory=dict[str, Timing])
     """By `shape_key`; other shapes are scaled from the nearest by FLOPs."""
     evaluations: int = 1
     """Validation passes a trial makes."""

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 import optuna
-from optuna.distributions import FloatDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -33,7 +33,7 @@ def sample_lrs(
     if sampler in ("tpe", "gp") and sum(loss is not None for _, loss in observed) < STARTUP:
         sampler, observed = "qmc", ()
     low, high = lr_range
-    space = {"lr": FloatDistribution(low, high, log=True)}
+    space: dict[str, BaseDistribution] = {"lr": FloatDistribution(low, high, log=True)}
     study = optuna.create_study(sampler=_make(sampler, _mix(seed)))
     finite = [loss for _, loss in observed if loss is not None]
     for lr, loss in observed:

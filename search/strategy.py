@@ -43,7 +43,7 @@ class Strategy(ABC):
 
     @abstractmethod
     def plan(self, history: History) -> list[Stage]:
-        """What would be run, stage by stage, with its bill; raises UserError when the budget is too small for one trial."""
+        """What would be run, stage by stage, with its bill; UserError when the budget is too small for one trial."""
 
     @abstractmethod
     def ask(self, history: History, slots: int) -> list[Proposal] | Done:

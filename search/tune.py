@@ -142,7 +142,8 @@ class _AskTell(Searcher):
         self.proposals: dict[str, tuple[Proposal, float]] = {}  # by Tune's id: what, and when it was launched
         self.error = ""
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+    def suggest(self, trial_id: str) -> Any:
+        """A configuration, None (wait) or FINISHED."""
         if self.error:
             return Searcher.FINISHED
         if len(self.session.running) >= self.slots:

@@ -83,8 +83,8 @@ class DataConfig:
     """Where the tokens come from."""
 
     corpus: str = "python"
-    """`python` (the running interpreter's standard library), a file, folder or glob of .txt/.md/.jsonl(.gz/.xz/.zst)/.parquet,
-    or of llm.c token shards *_train_*.bin and *_val_*.bin."""
+    """`python` (the running interpreter's standard library), a file, folder or glob of .txt/.md/
+    .jsonl(.gz/.xz/.zst)/.parquet, or of llm.c token shards *_train_*.bin and *_val_*.bin."""
     tokenizer: str = "bpe:4096"
     """`bpe:SIZE` trains a byte-level BPE on the corpus; `gpt2`, `cl100k_base`, `o200k_base` are tiktoken's."""
     text_field: str = "text"

@@ -123,7 +123,7 @@ class Training:
 
     def save(self, path: Path) -> None:
         """Everything needed to go on with the same losses as if never interrupted."""
-        tensors = {f"model.{n}": p for n, p in self.model.named_parameters()}
+        tensors: dict[str, Tensor] = {f"model.{n}": p for n, p in self.model.named_parameters()}
         for name, parameter in self.model.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{key}.{name}"] = value

@@ -6,12 +6,14 @@ import difflib
 import importlib
 
 from search.strategies.early_stopping import EarlyStopping
+from search.strategies.grid import Grid
 from search.strategies.hyperband import Hyperband
 from search.strategy import Strategy
 from trainer.errors import UserError
 
 STRATEGIES: dict[str, type[Strategy]] = {
     "early-stopping": EarlyStopping,
+    "grid": Grid,
     "hyperband": Hyperband,
 }
 

@@ -13,9 +13,9 @@ from trainer.counts import parameters
 
 Z50, Z90 = 0.6745, 1.6449  # normal quantiles of the central 50 and 90 %
 
-# What an lr is uncertain by when it is copied to another horizon or size (sd of its exponent). At fixed batch the exponent
-# of D runs from -.31 (small batches) to +.25 (large) over the slices of Step Law's sweep; that of N from -.46 to -.80
-# in the standard parametrisation, and near 0 in muP where it transfers, with shifts up to x2 reported.
+# What an lr is uncertain by when it is copied to another horizon or size (sd of its exponent). At fixed batch the
+# exponent of D runs from -.31 (small batches) to +.25 (large) over the slices of Step Law's sweep; that of N from -.46
+# to -.80 in the standard parametrisation, and near 0 in muP where it transfers, with shifts up to x2 reported.
 EXPONENT_SD = {"tokens": 0.2, "size": 0.6, "size_mup": 0.15}
 CUT_SHORT_SD = 0.4  # the annealed optimum can be up to 4 x the stable-phase one (arXiv 2608.28308)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
-from scaling.optimum import fit_optimum
+from scaling.optimum import Optimum, fit_optimum
 from search.budget import Spending
 from search.records import History, Proposal, Recommendation, Trial
 from search.sampling import Sampler, sample_lrs
@@ -50,6 +52,9 @@ class Hyperband(Strategy):
     """Fraction of a rung that is its cooldown; 0: the textbook, the target's own schedule cut short."""
     sampler: Sampler = "gp"
     """random and qmc ignore earlier brackets; tpe and gp learn from them, at one fidelity."""
+    focus: float = 4.0
+    """tpe and gp draw later brackets within this factor of the best lr so far, beyond --lr-range where it lies at
+    an end; 0: from the whole range. Loss has one valley in lr, so the rest of the range is known to be worse."""
 
     def plan(self, history: History) -> list[Stage]:
         target = history.problem.target
@@ -175,7 +180,7 @@ class Hyperband(Strategy):
     def _first_rung(self, history: History, layout: list[list[tuple[int, int]]], b: int) -> Iterator[Proposal]:
         problem, rungs = history.problem, layout[b]
         observed = one_fidelity([t for t in history if t.tags.get("bracket", b) < b])
-        lr_range = widened(problem.lr_range, observed)
+        lr_range = focused(problem.lr_range, observed, self.focus)
         lrs = sample_lrs(rungs[0][0], lr_range, self.sampler, (problem.seed, b), observed)
         for k, lr in enumerate(lrs):
             yield self._proposal(history, rungs, b, 0, k, lr)
@@ -220,22 +225,28 @@ def one_fidelity(trials: list[Trial]) -> list[tuple[float, float | None]]:
     return [] if best is None else by_horizon[best]
 
 
-def at_edge(observed: list[tuple[float, float | None]]) -> str | None:
+def at_edge(observed: list[tuple[float, float | None]]) -> Literal["low", "high"] | None:
     """Which end of the tried lrs the optimum lies at, if any."""
-    finite = [(lr, loss) for lr, loss in observed if loss is not None]
-    if not finite:
-        return "low" if observed else None
-    diverged = [lr for lr, loss in observed if loss is None]
-    optimum = fit_optimum([lr for lr, _ in finite], [loss for _, loss in finite], diverged=diverged)
+    if observed and all(loss is None for _, loss in observed):
+        return "low"
+    optimum = _fit(observed)
     return None if optimum is None else optimum.edge
 
 
-def widened(lr_range: tuple[float, float], observed: list[tuple[float, float | None]]) -> tuple[float, float]:
-    """The range, four times wider on the side where the optimum lies at its end."""
-    low, high = lr_range
-    edge = at_edge(observed)
-    if edge == "low" and min(lr for lr, _ in observed) < 2 * low:
-        low /= 4
-    if edge == "high" and max(lr for lr, _ in observed) > high / 2:
-        high *= 4
-    return low, high
+def focused(
+    lr_range: tuple[float, float], observed: list[tuple[float, float | None]], factor: float
+) -> tuple[float, float]:
+    """Where to draw lrs next: around the best so far, further out where that is the last one tried."""
+    optimum, edge = _fit(observed), at_edge(observed)
+    if not factor or not observed:
+        return lr_range
+    centre = math.exp(optimum.log_lr) if optimum else min(lr for lr, _ in observed)
+    low = centre / (factor**2 if edge == "low" else 2 if edge == "high" else factor)
+    high = centre * (factor**2 if edge == "high" else 2 if edge == "low" else factor)
+    return (low, high) if optimum else (low, centre)
+
+
+def _fit(observed: list[tuple[float, float | None]]) -> Optimum | None:
+    finite = [(lr, loss) for lr, loss in observed if loss is not None]
+    diverged = [lr for lr, loss in observed if loss is None]
+    return fit_optimum([lr for lr, _ in finite], [loss for _, loss in finite], diverged=diverged)

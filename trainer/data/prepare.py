@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -76,13 +77,13 @@ def prepare(
         prepared = _read(folder)
     if vocabulary is not None and prepared.vocabulary > vocabulary:
         raise UserError(
-            f"Tokenizer {data.tokenizer} has {prepared.vocabulary:,} ids and the model's vocabulary only {vocabulary:,}: "
-            f"use --set model.vocabulary={prepared.vocabulary} or a smaller tokenizer."
+            f"Tokenizer {data.tokenizer} has {prepared.vocabulary:,} ids and the model's vocabulary only "
+            f"{vocabulary:,}: use --set model.vocabulary={prepared.vocabulary} or a smaller tokenizer."
         )
     if prepared.val_tokens < data.val_tokens:
         raise UserError(
-            f"Corpus {data.corpus!r} has {prepared.val_tokens:,} held-out tokens, and evaluations read {data.val_tokens:,}: "
-            f"use --set data.val_tokens={prepared.val_tokens} or a larger corpus."
+            f"Corpus {data.corpus!r} has {prepared.val_tokens:,} held-out tokens, and evaluations read "
+            f"{data.val_tokens:,}: use --set data.val_tokens={prepared.val_tokens} or a larger corpus."
         )
     return prepared
 
@@ -91,8 +92,9 @@ def check_enough(prepared: Prepared, data: DataConfig, tokens: int) -> None:
     """UserError when a run of `tokens` would repeat the corpus more often than `data.epochs` allows."""
     if tokens > prepared.train_tokens * data.epochs:
         raise UserError(
-            f"Corpus {data.corpus!r} has {prepared.train_tokens:,} training tokens and the run needs {tokens:,}: lower "
-            f"--tokens, give a larger corpus, or allow repetition with --set data.epochs={tokens / prepared.train_tokens:.2g}."
+            f"Corpus {data.corpus!r} has {prepared.train_tokens:,} training tokens and the run needs {tokens:,}: "
+            "lower --tokens, give a larger corpus, or allow repetition with "
+            f"--set data.epochs={math.ceil(100 * tokens / prepared.train_tokens) / 100:g}."
         )
 
 
