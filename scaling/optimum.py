@@ -22,6 +22,7 @@ SKEW, SKEW_SD = 1.0, 1.0
 FORM_ERROR = 0.25  # the form is trusted to this fraction of what a point lies above the floor
 NOISE = 0.001  # sd of a run's loss relative to it, where nothing better is known (0.06 % at 124M, more when smaller)
 MIN_SD = 0.05  # nats of ln lr: no finite sweep knows better (3-point fits scatter by 0.07)
+CLOSED = math.log(4) + 1e-9  # a divergence up to here above the best closes the bracket
 SAME = 0.02  # lrs closer than this in ln are one
 
 
@@ -68,11 +69,11 @@ def fit_optimum(
     if not len(x):
         return None
     sigma = noise if noise is not None else _noise(lr, loss, float(y.min()))
-    above = sorted(math.log(v) for v in diverged if math.log(v) > x[np.argmin(y)])
     best = int(np.argmin(y))
-    walled = bool(above)
+    above = sorted(math.log(v) for v in diverged if math.log(v) > x[best])
+    walled = bool(above) and above[0] - x[-1] <= CLOSED  # a divergence far above bounds nothing
     if len(x) == 1:
-        return _ended(x, y, "high" if not walled else None, above, "only one learning rate finished")
+        return _ended(x, y, "low" if walled else "high", above, "only one learning rate finished")
     if best == 0:
         return _ended(x, y, "low", above, "the lowest learning rate tried is the best")
     if best == len(x) - 1:
@@ -81,9 +82,9 @@ def fit_optimum(
         return _ended(x, y, None, above, "the best learning rate is the last below divergence")
     theta, sd = _valley(x, y, counts, sigma, above)
     m, log_h, skew, floor = theta
-    reasons = []
-    if len(x) < 4:
-        reasons.append(f"the optimum rests on {len(x)} learning rates")
+    reasons = [f"the optimum rests on {len(x)} learning rates"] if len(x) < 4 else []
+    if any(math.log(v) <= x[best] for v in diverged):
+        reasons.append(f"a run at lr {min(diverged):.3g}, not above the best, diverged: stability is not certain")
     m = float(np.clip(m, x[0], x[-1]))
     return Optimum(
         log_lr=m,
@@ -128,6 +129,8 @@ def decide(optimum: Optimum, log_lr: float, sd: float) -> Decision:
 
 def _merged(lr: Sequence[float], loss: Sequence[float]) -> tuple[Array, Array, Array]:
     """ln lr ascending, mean loss and number of runs; nearly equal lrs are one point."""
+    if len(lr) != len(loss) or any(not (math.isfinite(v) and v > 0) for v in lr):
+        raise ValueError("fit_optimum needs one loss for each lr, and lrs that are positive numbers.")
     pairs = sorted((math.log(a), b) for a, b in zip(lr, loss, strict=True) if math.isfinite(b))
     groups: list[list[tuple[float, float]]] = []
     for pair in pairs:
