@@ -21,6 +21,9 @@ class Problem:
     cost: CostModel
     lr_range: tuple[float, float] = (1e-4, 1e-1)
     """Where peak lrs are searched; strategies may widen it when the optimum lies at an end."""
+    proxies: tuple[RunConfig, ...] | None = None
+    """The runs (without lr) that may be asked for, as on a recorded table; None: any shape, horizon and batch.
+    A strategy that wants another one takes the nearest of these (`search.menu.nearest`)."""
     seed: int = 0
 
 
@@ -71,6 +74,9 @@ class Trial:
     train_curve: tuple[tuple[int, float], ...] = ()
     """(tokens, mean training loss since the point before)."""
     seconds: float = 0.0
+    """It held its slot (a device, or a core of a machine without one): what is billed."""
+    train_seconds: float = 0.0
+    """Of these, inside the worker."""
     flops: float = 0.0
     usd: float = 0.0
     device: str = ""
@@ -87,8 +93,12 @@ class Trial:
         return self.run.lr
 
     @property
+    def spending(self) -> Spending:
+        return Spending(self.seconds, self.flops, self.usd)
+
+    @property
     def tokens_per_second(self) -> float:
-        return (self.horizon - self.start) / self.seconds if self.seconds else 0.0
+        return (self.horizon - self.start) / self.train_seconds if self.train_seconds else 0.0
 
     def to_json(self) -> dict[str, Any]:
         return to_dict(self)
@@ -127,11 +137,7 @@ class History:
 
     @property
     def spent(self) -> Spending:
-        return Spending(
-            seconds=sum(t.seconds for t in self.trials),
-            flops=sum(t.flops for t in self.trials),
-            usd=sum(t.usd for t in self.trials),
-        )
+        return sum((t.spending for t in self.trials), Spending())
 
 
 @dataclass(frozen=True, kw_only=True)

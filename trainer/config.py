@@ -83,8 +83,8 @@ class DataConfig:
     """Where the tokens come from."""
 
     corpus: str = "python"
-    """`python` (the running interpreter's standard library), a file, folder or glob of .txt/.md/.jsonl(.gz/.xz/.zst)/.parquet,
-    or of llm.c token shards *_train_*.bin and *_val_*.bin."""
+    """`python` (the running interpreter's standard library), a file, folder or glob of .txt/.md/
+    .jsonl(.gz/.xz/.zst)/.parquet, or of llm.c token shards *_train_*.bin and *_val_*.bin."""
     tokenizer: str = "bpe:4096"
     """`bpe:SIZE` trains a byte-level BPE on the corpus; `gpt2`, `cl100k_base`, `o200k_base` are tiktoken's."""
     text_field: str = "text"
@@ -145,7 +145,12 @@ class RunConfig:
                 f"batch={self.batch} tokens is not a multiple of the context of {self.model.context}: "
                 f"use {max(1, round(self.batch / self.model.context)) * self.model.context}."
             )
-        for name, low, high in (("cooldown", 0, 1), ("final_fraction", 0, 1), ("weight_decay", 0, 1e3), ("clip", 0, 1e9)):
+        for name, low, high in (
+            ("cooldown", 0, 1),
+            ("final_fraction", 0, 1),
+            ("weight_decay", 0, 1e3),
+            ("clip", 0, 1e9),
+        ):
             if not low <= getattr(self, name) <= high:
                 raise UserError(f"{name}={getattr(self, name)} must lie between {low} and {high:g}.")
         if self.warmup < 0 or self.warmup > self.tokens:
@@ -195,7 +200,9 @@ def override(config: T, assignments: typing.Iterable[str]) -> T:
 def _set(config: Any, path: list[str], text: str, where: str) -> Any:
     hints = typing.get_type_hints(type(config))
     if path[0] not in hints:
-        raise UserError(f"--set {where}: {type(config).__name__} has no field {path[0]!r}; it has {', '.join(sorted(hints))}.")
+        raise UserError(
+            f"--set {where}: {type(config).__name__} has no field {path[0]!r}; it has {', '.join(sorted(hints))}."
+        )
     if len(path) > 1:
         return replace(config, **{path[0]: _set(getattr(config, path[0]), path[1:], text, where)})
     return replace(config, **{path[0]: _parse(hints[path[0]], text, where)})
