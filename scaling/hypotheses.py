@@ -159,8 +159,10 @@ def choose(
     if not credible:
         return Choice(chosen=None, all=tuple(fits), refused=tuple(refused), reasons=tuple(notes))
     best = credible[0]
-    weight = np.exp(-len(usable) / 2 * np.array([f.score - best.score for f in credible]))
-    shift = np.array([f.log_lr - best.log_lr for f in credible])
+    compared = [f for f in credible if math.isfinite(f.score)] or credible[:1]
+    weight = np.exp(-len(usable) / 2 * np.array([f.score - compared[0].score for f in compared]))
+    weight = np.nan_to_num(weight, nan=1.0)  # one alone without a point to spare: inf - inf
+    shift = np.array([f.log_lr - best.log_lr for f in compared])
     between = float(weight @ shift**2 / weight.sum())
     return Choice(
         chosen=best, all=tuple(fits), refused=tuple(refused), log_lr=best.log_lr,
@@ -219,17 +221,21 @@ def _robust(X: Array, y: Array, sd: Array) -> tuple[Array, Array, Array]:
     collapsing or exploding on few points).
     """
     n, p = X.shape
-    robust = np.ones(n)
-    for _ in range(20 if n > p + 1 else 1):
-        w = robust / sd**2
+
+    def solve(w: Array) -> tuple[Array, Array, Array]:
         cov = np.linalg.pinv((X * w[:, None]).T @ X)
         beta = cov @ (X.T @ (w * y))
-        residual = y - X @ beta
-        robust = np.minimum(1, HUBER / np.maximum(np.abs(residual / sd), 1e-12))
+        return beta, cov, y - X @ beta
+
+    w = 1 / sd**2
+    beta, cov, residual = solve(w)
+    for _ in range(20 if n > p + 1 else 0):
+        w = np.minimum(1, HUBER / np.maximum(np.abs(residual / sd), 1e-12)) / sd**2
+        beta, cov, residual = solve(w)
     leverage = np.clip(w * np.einsum("ij,jk,ik->i", X, cov, X), 0, 1 - 1e-9)
     chi2 = float(np.sum(w * residual**2))
-    cov = cov * max(1.0, (chi2 + 2) / (n - p + 2))
-    return beta, cov, residual / (1 - leverage)
+    spread = max(1.0, (chi2 + 2) / (n - p + 2))
+    return beta, np.asarray(cov * spread), residual / (1 - leverage)
 
 
 def _in_log(value: float, spread: float, in_lr: bool) -> tuple[float, float]:

@@ -31,7 +31,9 @@ def sample_lrs(
     Without STARTUP observations, tpe and gp fall back on qmc.
     """
     if sampler in ("tpe", "gp") and sum(loss is not None for _, loss in observed) < STARTUP:
-        sampler, observed = "qmc", ()
+        sampler = "qmc"
+    if sampler in ("random", "qmc"):
+        observed = ()  # they ignore it, and it may hold no finite loss
     low, high = lr_range
     space: dict[str, BaseDistribution] = {"lr": FloatDistribution(low, high, log=True)}
     study = optuna.create_study(sampler=_make(sampler, _mix(seed)))

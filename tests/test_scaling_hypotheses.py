@@ -126,7 +126,8 @@ def test_edges_are_left_out_and_nothing_gives_nothing() -> None:
     assert "1 of 6 optima at the edge" in choice.reasons[0]
     for empty in (choose([wrong], at(64e6)), choose([], at(64e6))):
         assert empty.chosen is None and math.isnan(empty.log_lr) and empty.refused
-    assert choose(points[:1], at(2e6)).chosen.name == "none"  # type: ignore[union-attr]
+    alone = choose(points[:1], at(2e6))
+    assert alone.chosen and alone.chosen.name == "none" and alone.sd == pytest.approx(points[0].sd)
 
 
 def test_copying_further_is_less_sure() -> None:

@@ -10,14 +10,28 @@ from dataclasses import replace
 import pytest
 from worlds import World, play, problem, small_target
 
+from search.budget import Spending
 from search.records import History, Trial
 from search.session import Session
 from search.strategies import STRATEGIES, load
+from search.strategies.data_scaling import DataScaling
+from search.strategies.early_stopping import EarlyStopping
+from search.strategies.greedy import Greedy
+from search.strategies.hybrid import Hybrid
+from search.strategies.hyperband import Hyperband
+from search.strategies.literature import Literature
+from search.strategies.model_scaling import ModelScaling
 from search.strategy import Done, Strategy
 from trainer.errors import UserError
 from trainer.presets import laptop
 
 RUNS = {"grid": 25.0}  # target runs a strategy needs; 1 for all others
+FAST = Hyperband(units=27, sampler="qmc")  # tpe and gp fit a model at every question
+SETTINGS: dict[str, Strategy] = {"hyperband": FAST, "hybrid": Hybrid(each=FAST)}
+
+
+def make(name: str) -> Strategy:
+    return SETTINGS.get(name) or STRATEGIES[name]()
 
 
 @pytest.fixture(params=sorted(STRATEGIES))
@@ -27,11 +41,11 @@ def name(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def strategy(name: str) -> Strategy:
-    return STRATEGIES[name]()
+    return make(name)
 
 
 def begin(name: str, **kwargs: object) -> Session:
-    return Session(STRATEGIES[name](), problem(runs=RUNS.get(name, 1.0), **kwargs))  # type: ignore[arg-type]
+    return Session(make(name), problem(runs=RUNS.get(name, 1.0), **kwargs))  # type: ignore[arg-type]
 
 
 def answer(session: Session) -> dict[str, object]:
@@ -41,10 +55,13 @@ def answer(session: Session) -> dict[str, object]:
 @pytest.mark.parametrize("slots", [1, 3, 50])
 def test_a_search_ends_within_its_budget_and_answers(name: str, slots: int) -> None:
     session = play(begin(name), World(), slots)
-    spent, plan = session.history.spent, session.strategy.plan(History(problem=session.problem))
-    planned = sum(s.cost.flops for s in plan)
-    assert session.problem.budget.allows(spent) and not session.running
-    assert spent.flops <= planned * (1 + 1e-9) and planned <= session.problem.budget.flops * (1 + 1e-9)  # type: ignore[operator]
+    plan = session.strategy.plan(History(problem=session.problem))
+    planned = sum((s.cost for s in plan), Spending())
+    # Hyperband's trials beyond an edge come on top of its plan, where the budget still holds them.
+    foreseen = [t.spending for t in session.trials if not t.tags["stage"].endswith("beyond the edge")]
+    assert sum(foreseen, Spending()).flops <= planned.flops * (1 + 1e-9)
+    assert session.problem.budget.allows(planned)
+    assert session.problem.budget.allows(session.history.spent) and not session.running
     assert len({t.id for t in session.trials}) == len(session.trials) > 0
     found = session.strategy.recommend(session.history)
     assert found.lr is not None and found.interval50 and found.interval90 and found.law
@@ -58,10 +75,14 @@ def test_a_search_ends_within_its_budget_and_answers(name: str, slots: int) -> N
 
 
 def test_caps_on_time_and_money_hold_though_trials_are_slow(name: str) -> None:
+    """Two trials run at once, so what they take over their forecast may be exceeded once for each."""
     session = play(begin(name, timed=True), World(slowness=1.3), 2)
-    worst = max(session.forecast(t).usd for t in session.trials)  # type: ignore[arg-type]
-    budget = session.problem.budget
-    assert budget.usd and session.history.spent.usd <= budget.usd + 2 * worst
+    late = sum(sorted((t.usd * 0.3 / 1.3 for t in session.trials), reverse=True)[:2])
+    spent, budget = session.history.spent, session.problem.budget
+    assert budget.usd and budget.hours and len(session.trials) > 0
+    assert spent.usd <= budget.usd + late and spent.seconds <= 3600 * (budget.hours + late / 2.0)
+    quick = play(begin(name, timed=True), World(slowness=0.9), 2)
+    assert budget.allows(quick.history.spent)
 
 
 def test_the_same_history_gives_the_same_decisions(name: str) -> None:
@@ -133,7 +154,7 @@ def test_a_budget_for_nothing_is_one_sentence(name: str, strategy: Strategy) -> 
 
 
 def test_the_smallest_target_has_proxies_too(name: str) -> None:
-    session = Session(STRATEGIES[name](), problem(laptop(), runs=RUNS.get(name, 1.0)))
+    session = Session(make(name), problem(laptop(), runs=RUNS.get(name, 1.0)))
     play(session, World(), 4)
     assert session.strategy.recommend(session.history).lr is not None
     assert session.problem.budget.allows(session.history.spent)
@@ -141,11 +162,6 @@ def test_the_smallest_target_has_proxies_too(name: str) -> None:
 
 def test_the_table_of_the_design() -> None:
     """The starter strategies' defaults."""
-    from search.strategies.data_scaling import DataScaling
-    from search.strategies.early_stopping import EarlyStopping
-    from search.strategies.greedy import Greedy
-    from search.strategies.model_scaling import ModelScaling
-
     rich = History(problem=problem(runs=1e3))
     assert (EarlyStopping().trials, EarlyStopping().fraction, EarlyStopping().centre) == (10, 0.1, 6e-4)
     first = Greedy().ask(rich, 9)
@@ -202,8 +218,6 @@ def test_mutransfer_says_what_it_assumes() -> None:
 
 
 def test_literature_without_trials_is_the_prior_alone() -> None:
-    from search.strategies.literature import Literature
-
     alone = Literature(trials=0).recommend(History(problem=problem()))
     assert alone.lr and alone.interval90 and alone.interval90[1] / alone.interval90[0] > 10
     assert "differ" in alone.reasons[0] and alone.expected_regret is None
@@ -218,3 +232,17 @@ def test_loading() -> None:
         load("model-scalling")
     with pytest.raises(UserError, match="not a subclass"):
         load("json:JSONDecoder")
+
+
+def test_every_strategy_is_a_field_of_the_command() -> None:
+    """Its settings are flags (--model-scaling.lrs 6), and survive the search directory's config.json."""
+    from hpt.config import SearchConfig, to_json
+    from trainer.config import from_dict
+
+    for name, kind in STRATEGIES.items():
+        assert type(SearchConfig(strategy=name).build_strategy()) is kind
+    config = SearchConfig(name="x")
+    again = from_dict(SearchConfig, json.loads(json.dumps(to_json(config))))
+    for name in STRATEGIES:
+        field = name.replace("-", "_")
+        assert getattr(again, field) == getattr(config, field)

@@ -11,7 +11,7 @@ from search.strategies.sweeps import Sweep, ask_sweeps, cells_of, even_lrs, fitt
 from search.strategy import Done, Stage, Strategy
 from trainer.errors import UserError
 
-FEWEST_STEPS = 10
+FEW_STEPS = 25  # of the shortest; lrs are left out before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class DataScaling(Strategy):
         return recommend_by_law(history, cells_of(history, self._sweeps(history)), "D")
 
     def _sweeps(self, history: History) -> list[Sweep]:
-        least = min(1.0, FEWEST_STEPS / min(self.steps))
+        least = FEW_STEPS / min(self.steps)
         return fitting(history, self.lrs, lambda n, s: self._make(history, n, s), self.extend, least)
 
     def _make(self, history: History, lrs: int, scale: float) -> list[Sweep]:

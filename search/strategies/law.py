@@ -37,27 +37,33 @@ def recommend_by_law(history: History, measured: Sequence[Cell], variable: str) 
         copied = recommend_from_cell(history, *(bracketed or found)[-1])
         why = "no law across the scales can be trusted: " + _refusals(choice)
         return _with(copied, choice, (*choice.reasons, why))
-    extrapolated = max(0.0, abs(math.log(_at(goal, variable) / _at(points[-1], variable))))
-    copied_nats = math.log(goal.D / points[-1].D) if variable == "N" else math.log(goal.N / points[-1].N)
-    left = copy_sd(0, copied_nats) if variable == "N" else copy_sd(copied_nats, 0)
-    sd = math.hypot(choice.sd, DRIFT * extrapolated, left)
+    nats_n, nats_d = (abs(math.log(_at(goal, v) / _at(points[-1], v))) for v in ("N", "D"))
+    extrapolated = nats_n if variable == "N" else nats_d
+    left = copy_sd(0, nats_d) if variable == "N" else copy_sd(nats_n, 0)
+    drift = DRIFT * extrapolated
+    if choice.chosen.name == "none" and sum(p.edge is None for p in points) < 3:
+        # Nothing was seen of how the optimum moves: it is copied.
+        drift = copy_sd(nats_n, 0) if variable == "N" else copy_sd(0, nats_d)
+    sd = math.hypot(choice.sd, drift, left)
     return recommendation(
         history,
         optimum,
         choice.log_lr,
         sd,
         law=f"{choice.chosen.name}: {_written(choice.chosen)}, from {len(found)} optima",
-        reasons=[*choice.reasons, *_reasons(choice, cell, goal, variable, extrapolated, left)],
+        reasons=[*choice.reasons, *_reasons(choice, cell, variable, extrapolated, drift, left)],
         trials=tuple(t.id for c, _ in found for t in c.trials),
         rejected=_rejected(choice),
     )
 
 
-def _reasons(choice: Choice, cell: Cell, goal: Point, variable: str, extrapolated: float, left: float) -> list[str]:
+def _reasons(
+    choice: Choice, cell: Cell, variable: str, extrapolated: float, drift: float, left: float
+) -> list[str]:
     assert choice.chosen is not None
     said = [
         f"{variable} at the target is {math.exp(extrapolated):.3g} times the largest measured; this adds a factor of "
-        f"{math.exp(DRIFT * extrapolated):.2f} either way to the interval"
+        f"{math.exp(drift):.2f} either way to the interval"
     ]
     if not math.isnan(choice.chosen.loo):
         said.append(f"the law misses an optimum left out by a factor of {math.exp(choice.chosen.loo):.2f}")

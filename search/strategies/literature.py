@@ -33,7 +33,7 @@ class Literature(Strategy):
     fraction: float = 0.1
     """Of the target's tokens that a trial trains, with a complete schedule."""
     ratio: float = 3.0
-    """From one trial's lr to the next; the middle one is the mixture's. Wide, for the laws disagree by more."""
+    """From one trial's lr to the next, the first being the mixture's. Wide, for the laws disagree by more."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.trials <= 3 or not 0 < self.fraction <= 1 or self.ratio <= 1:
@@ -58,7 +58,7 @@ class Literature(Strategy):
     def ask(self, history: History, slots: int) -> list[Proposal] | Done:
         run = self._run(history)
         middle, _ = mixture(predict_all(scale_of(run)))
-        steps = (0, -1, 1)[: self._affordable(history)]
+        steps = self._steps(history)[: self._affordable(history)]
         new = [
             Proposal(
                 id=f"anchor-{k + 1}",
@@ -102,6 +102,14 @@ class Literature(Strategy):
             trials=tuple(t.id for t in cell.trials),
             rejected=tuple((p.name, p.note) for p in said if not p.in_range),
         )
+
+    def _steps(self, history: History) -> list[int]:
+        """Powers of `ratio` from the mixture's lr: at it, below it, and on the better side of the better one."""
+        first, below = history.get("anchor-1"), history.get("anchor-2")
+        if first is None or below is None:
+            return [0, -1]
+        lower = first.loss is None or (below.loss is not None and below.loss < first.loss)
+        return [0, -1, -2 if lower else 1]
 
     def _run(self, history: History) -> RunConfig:
         target = history.problem.target

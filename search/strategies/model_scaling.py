@@ -21,7 +21,7 @@ from search.strategy import Done, Stage, Strategy
 from trainer.counts import parameters
 from trainer.errors import UserError
 
-FEWEST_STEPS = 50  # below, a run is mostly warmup
+FEW_STEPS = 50  # below, a run says little; lrs are left out before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +52,8 @@ class ModelScaling(Strategy):
 
     def _sweeps(self, history: History) -> list[Sweep]:
         target = history.problem.target
-        least = FEWEST_STEPS / (self.fraction * target.steps)
-        return fitting(history, self.lrs, lambda n, s: self._make(history, n, s), self.extend, min(1, least))
+        least = FEW_STEPS / (self.fraction * target.steps)
+        return fitting(history, self.lrs, lambda n, s: self._make(history, n, s), self.extend, least)
 
     def _make(self, history: History, lrs: int, scale: float) -> list[Sweep]:
         problem = history.problem

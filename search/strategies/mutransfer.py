@@ -14,7 +14,7 @@ from trainer.config import RunConfig
 from trainer.counts import parameters
 from trainer.errors import UserError
 
-FEWEST_STEPS = 50
+FEW_STEPS = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +88,8 @@ class MuTransfer(Strategy):
         return smaller(target, (self.size,))[-1]
 
     def _sweeps(self, history: History) -> list[Sweep]:
-        least = FEWEST_STEPS / (self.fraction * history.problem.target.steps)
-        return fitting(history, self.lrs, lambda n, s: self._make(history, n, s), self.extend, min(1, least))
+        least = FEW_STEPS / (self.fraction * history.problem.target.steps)
+        return fitting(history, self.lrs, lambda n, s: self._make(history, n, s), self.extend, least)
 
     def _make(self, history: History, lrs: int, scale: float) -> list[Sweep]:
         problem, target = history.problem, self._target(history)

@@ -17,6 +17,7 @@ from trainer.counts import parameters
 from trainer.errors import UserError
 
 FEWEST_LRS = 3  # make a bracket
+FEW_LRS = 6  # over three decades are a factor of 4 apart: the widest at which one of three lies in the valley
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,20 +49,28 @@ def fitting(
 ) -> list[Sweep]:
     """The largest version of a plan that the budget holds beside the calibration.
 
-    `make(lrs, scale)` gives the sweeps with trainings shortened to `scale` of their wanted length: they are
-    shortened first, down to `least`; then lrs are left out, down to three.
+    `make(lrs, scale)` gives the sweeps with trainings of `scale` times their wanted length. They are shortened
+    to `least`, then lrs are left out, then they are shortened to a fifth of that, then more lrs are left out.
     """
-    scales = [1.0] + [s for k in range(1, 60) if (s := 0.9**k) > least] + [least]
-    for n in range(lrs, FEWEST_LRS - 1, -1):
-        for scale in scales if n == lrs else scales[-1:]:
-            sweeps = make(n, min(1.0, scale))
-            if history.problem.budget.allows(calibration_cost(history) + _total(history, sweeps, extend)):
-                return sweeps
-    needed = calibration_cost(history) + _total(history, make(FEWEST_LRS, min(1.0, least)), extend)
+    few, least = min(lrs, FEW_LRS), min(1.0, least)
+    options = [(lrs, s) for s in _down(1.0, least)] + [(n, least) for n in range(lrs - 1, few - 1, -1)]
+    options += [(few, s) for s in _down(least, least / 5)]
+    options += [(n, least / 5) for n in range(few - 1, FEWEST_LRS - 1, -1)]
+    before = calibration_cost(history)
+    for n, scale in options:
+        sweeps = make(n, scale)
+        if history.problem.budget.allows(before + _total(history, sweeps, extend)):
+            return sweeps
+    needed = history.problem.budget.needed(before + _total(history, make(*options[-1]), extend))
     raise UserError(
-        f"The budget is too small for this strategy: its smallest plan, {FEWEST_LRS} lrs at every scale, needs "
-        f"{history.problem.budget.needed(needed)}."
+        f"The budget is too small for this strategy: its smallest plan, {FEWEST_LRS} lrs at every scale, "
+        f"needs {needed}."
     )
+
+
+def _down(start: float, end: float) -> list[float]:
+    """From start to end in steps of a tenth."""
+    return [s for k in range(60) if (s := start * 0.9**k) > end] + [end]
 
 
 def stages(history: History, sweeps: Sequence[Sweep], extend: int) -> list[Stage]:
