@@ -11,7 +11,7 @@ import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
+optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 Sampler = Literal["random", "qmc", "tpe", "gp"]
 STARTUP = 3  # observations from which tpe and gp start to model; until then they would draw at random
