@@ -159,7 +159,7 @@ def test_all_diverged_and_empty_recommend_nothing_and_say_why() -> None:
 
 
 def test_too_small_a_budget_says_the_smallest() -> None:
-    with pytest.raises(UserError, match=r"too small for one trial.*Raise the budget to 7\.\d+e\+10 FLOPs"):
+    with pytest.raises(UserError, match=r"too small for one trial.*Raise the budget to 1\.\d+e\+11 FLOPs"):
         Hyperband().plan(History(problem=problem(flops=1e10)))
 
 
@@ -185,7 +185,7 @@ def test_dollars_and_hours_are_never_exceeded_even_when_trials_are_slower_than_f
             p = next(iter(session.running.values()))
             seconds = min(1.5 * session.forecast(p).seconds, session.seconds_limit(p))
             session.finish(session.billed(p, {"status": "finished", "loss": 5.0}, seconds))
-        assert budget.allows(session.history.spent) and len(session.trials) > 3
+        assert budget.allows(session.history.spent) and len(session.trials) >= 3
 
 
 def test_trials_survive_json() -> None:
