@@ -14,9 +14,7 @@ import numpy as np
 
 from scaling.arrays import Array
 
-HUBER = (
-    1.345  # standardised residual from which a point counts less; 95 % efficient for normal errors
-)
+HUBER = 1.345  # standardised residual from which a point counts less; 95 % efficient for normal errors
 FLOOR_SD = 0.03  # nats: no optimum is known better than its own definition
 EDGE_NOTE = "optima at the edge of the tried lrs are left out"
 # d ln lr / d ln x that published laws allow (see `published.EXPONENTS`), with a margin
@@ -125,16 +123,10 @@ def varying(points: Sequence[Point], target: Point) -> tuple[str, ...]:
     return (*found, "C") if len(found) == 2 else found or ("N",)
 
 
-def choose(
-    points: Sequence[Point], target: Point, variables: Sequence[str] | None = None
-) -> Choice:
+def choose(points: Sequence[Point], target: Point, variables: Sequence[str] | None = None) -> Choice:
     """Fit every hypothesis in `variables` (default: those that vary), choose one, extrapolate to `target`."""
     usable = [p for p in points if p.edge is None]
-    notes = (
-        [f"{len(points) - len(usable)} of {len(points)} {EDGE_NOTE}."]
-        if len(usable) < len(points)
-        else []
-    )
+    notes = [f"{len(points) - len(usable)} of {len(points)} {EDGE_NOTE}."] if len(usable) < len(points) else []
     families = _families(tuple(variables) if variables else varying(points, target))
     if not usable:
         why = "there is no optimum inside the tried lrs"
@@ -171,12 +163,7 @@ def choose(
 
 
 def _coordinates(family: _Family, points: Sequence[Point], reference: Point) -> Array:
-    return np.array(
-        [
-            [math.log(getattr(p, v) / getattr(reference, v)) for v in family.variables]
-            for p in points
-        ]
-    )
+    return np.array([[math.log(getattr(p, v) / getattr(reference, v)) for v in family.variables] for p in points])
 
 
 def _fit(family: _Family, points: Sequence[Point], target: Point) -> Fit | str:
@@ -244,9 +231,7 @@ def _in_log(value: float, spread: float, in_lr: bool) -> tuple[float, float]:
     return (math.log(value), spread / value) if value > 0 else (math.nan, math.nan)
 
 
-def _slope(
-    family: _Family, beta: Array, cov: Array, z: Array, log_lr: float
-) -> tuple[float, float]:
+def _slope(family: _Family, beta: Array, cov: Array, z: Array, log_lr: float) -> tuple[float, float]:
     """d ln lr / d ln x at the target and its sd, by a small step in the first variable."""
     step = np.zeros_like(z)
     step[0, 0] = 1e-4

@@ -57,9 +57,7 @@ def recommend_by_law(history: History, measured: Sequence[Cell], variable: str) 
     )
 
 
-def _reasons(
-    choice: Choice, cell: Cell, variable: str, extrapolated: float, drift: float, left: float
-) -> list[str]:
+def _reasons(choice: Choice, cell: Cell, variable: str, extrapolated: float, drift: float, left: float) -> list[str]:
     assert choice.chosen is not None
     said = [
         f"{variable} at the target is {math.exp(extrapolated):.3g} times the largest measured; this adds a factor of "

@@ -48,9 +48,7 @@ class MuTransfer(Strategy):
             return nothing(history)
         cell, optimum = found[-1]
         target = self._target(history)
-        copied = recommend_from_cell(
-            replace(history, problem=replace(history.problem, target=target)), cell, optimum
-        )
+        copied = recommend_from_cell(replace(history, problem=replace(history.problem, target=target)), cell, optimum)
         return replace(
             copied,
             law=f"none: the proxy's best lr is copied, in {cell.run.parametrisation}",
@@ -76,9 +74,7 @@ class MuTransfer(Strategy):
         if target.parametrisation != "sp":
             return target
         base = self._shape(target).model
-        return replace(
-            target, parametrisation=self.parametrisation, base_width=base.width, base_depth=base.depth
-        )
+        return replace(target, parametrisation=self.parametrisation, base_width=base.width, base_depth=base.depth)
 
     def _shape(self, target: RunConfig) -> RunConfig:
         _, width, heads = self.size

@@ -134,9 +134,7 @@ def _total(history: History, sweeps: Sequence[Sweep], extend: int) -> Spending:
     return sum((_cost(history, s) * (len(s.lrs) + extend) for s in sweeps), Spending())
 
 
-def smaller(
-    target: RunConfig, sizes: Sequence[tuple[int, int, int]], depths: Sequence[int] = ()
-) -> list[RunConfig]:
+def smaller(target: RunConfig, sizes: Sequence[tuple[int, int, int]], depths: Sequence[int] = ()) -> list[RunConfig]:
     """The target with the models of `sizes` (depth, width, heads), where all are smaller than it.
 
     Otherwise shapes of about 1/8, 1/4 and 1/2 of its non-embedding parameters that keep its head size; a target of
@@ -157,5 +155,3 @@ def smaller(
         if left:
             found.append(min(left, key=lambda r: abs(math.log(parameters(r.model).non_embedding / whole / share))))
     return sorted(found, key=lambda r: parameters(r.model).non_embedding)
-
-
