@@ -31,17 +31,18 @@ def recommend_by_law(history: History, measured: Sequence[Cell], variable: str) 
     points = [_point(cell, o) for cell, o in found]
     goal = _point_of(target, target.tokens)
     choice = choose(points, goal, (variable,))
-    cell, optimum = found[-1]
     if choice.chosen is None:
         bracketed = [pair for pair in found if pair[1].edge is None]
         copied = recommend_from_cell(history, *(bracketed or found)[-1])
         why = "no law across the scales can be trusted: " + _refusals(choice)
         return _with(copied, choice, (*choice.reasons, why))
-    nats_n, nats_d = (abs(math.log(_at(goal, v) / _at(points[-1], v))) for v in ("N", "D"))
+    fitted = [(pair, p) for pair, p in zip(found, points, strict=True) if p.edge is None]
+    (cell, optimum), nearest = fitted[-1]
+    nats_n, nats_d = (abs(math.log(_at(goal, v) / _at(nearest, v))) for v in ("N", "D"))
     extrapolated = nats_n if variable == "N" else nats_d
     left = copy_sd(0, nats_d) if variable == "N" else copy_sd(nats_n, 0)
     drift = DRIFT * extrapolated
-    if choice.chosen.name == "none" and sum(p.edge is None for p in points) < 3:
+    if choice.chosen.name == "none" and len(fitted) < 3:
         # Nothing was seen of how the optimum moves: it is copied.
         drift = copy_sd(nats_n, 0) if variable == "N" else copy_sd(0, nats_d)
     sd = math.hypot(choice.sd, drift, left)
@@ -50,7 +51,7 @@ def recommend_by_law(history: History, measured: Sequence[Cell], variable: str) 
         optimum,
         choice.log_lr,
         sd,
-        law=f"{choice.chosen.name}: {_written(choice.chosen)}, from {len(found)} optima",
+        law=f"{choice.chosen.name}: {_written(choice.chosen)}, optima used: {len(fitted)}",
         reasons=[*choice.reasons, *_reasons(choice, cell, variable, extrapolated, drift, left)],
         trials=tuple(t.id for c, _ in found for t in c.trials),
         rejected=_rejected(choice),
