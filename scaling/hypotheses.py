@@ -7,14 +7,14 @@ square root, log) are fitted there with the sd carried over, the others in ln lr
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from scaling.arrays import Array
+from scaling.families import Family, families, robust_fit
 
-HUBER = 1.345  # standardised residual from which a point counts less; 95 % efficient for normal errors
 FLOOR_SD = 0.03  # nats: no optimum is known better than its own definition
 EDGE_NOTE = "optima at the edge of the tried lrs are left out"
 # d ln lr / d ln x that published laws allow (see `published.EXPONENTS`), with a margin
@@ -76,42 +76,6 @@ class Choice:
     reasons: tuple[str, ...] = field(default=())
 
 
-@dataclass(frozen=True)
-class _Family:
-    name: str
-    formula: str
-    variables: str
-    basis: Callable[[Array], Array]
-    """From ln(x / x_ref), shape (points, variables), to columns."""
-    in_lr: bool
-    reach: float
-    """How many times the measured span of ln x it may be carried beyond it."""
-
-
-def _columns(*functions: Callable[[Array], Array]) -> Callable[[Array], Array]:
-    return lambda z: np.stack([np.ones(len(z)), *(f(z[:, 0]) for f in functions)], axis=1)
-
-
-def _families(variables: Sequence[str]) -> list[_Family]:
-    found = [_Family("none", "lr = a", variables[0], _columns(), False, math.inf)]
-    for v in variables:
-        found += [
-            _Family(f"power in {v}", f"lr = a {v}^b", v, _columns(lambda z: z), False, 4),
-            _Family(f"linear in {v}", f"lr = a + b {v}", v, _columns(np.exp), True, 1),
-            _Family(f"square root in {v}", f"lr = a + b sqrt({v})", v, _columns(lambda z: np.exp(z / 2)), True, 2),
-            _Family(f"log in {v}", f"lr = a + b ln {v}", v, _columns(lambda z: z), True, 4),
-            _Family(f"exponential in {v}", f"lr = a exp(b {v})", v, _columns(np.exp), False, 1),
-            _Family(
-                f"polynomial in {v}", f"ln lr = a + b ln {v} + c ln^2 {v}", v,
-                _columns(lambda z: z, lambda z: z**2), False, 1,
-            ),
-        ]  # fmt: skip
-    if {"N", "D"} <= set(variables):
-        both = lambda z: np.concatenate([np.ones((len(z), 1)), z], axis=1)  # noqa: E731
-        found.append(_Family("power in N and D", "lr = a N^b D^c", "ND", both, False, 4))
-    return found
-
-
 def varying(points: Sequence[Point], target: Point) -> tuple[str, ...]:
     """Which of N and D differ among points and target by more than 5 %; C is offered when both do."""
 
@@ -127,18 +91,18 @@ def choose(points: Sequence[Point], target: Point, variables: Sequence[str] | No
     """Fit every hypothesis in `variables` (default: those that vary), choose one, extrapolate to `target`."""
     usable = [p for p in points if p.edge is None]
     notes = [f"{len(points) - len(usable)} of {len(points)} {EDGE_NOTE}."] if len(usable) < len(points) else []
-    families = _families(tuple(variables) if variables else varying(points, target))
+    forms = families(tuple(variables) if variables else varying(points, target))
     if not usable:
         why = "there is no optimum inside the tried lrs"
         return Choice(
             chosen=None,
             all=(),
-            refused=tuple((f.name, why) for f in families),
+            refused=tuple((f.name, why) for f in forms),
             reasons=tuple(notes),
         )
     fits: list[Fit] = []
     refused: list[tuple[str, str]] = []
-    for family in families:
+    for family in forms:
         result = _fit(family, usable, target)
         if isinstance(result, str):
             refused.append((family.name, result))
@@ -162,11 +126,11 @@ def choose(points: Sequence[Point], target: Point, variables: Sequence[str] | No
     )  # fmt: skip
 
 
-def _coordinates(family: _Family, points: Sequence[Point], reference: Point) -> Array:
+def _coordinates(family: Family, points: Sequence[Point], reference: Point) -> Array:
     return np.array([[math.log(getattr(p, v) / getattr(reference, v)) for v in family.variables] for p in points])
 
 
-def _fit(family: _Family, points: Sequence[Point], target: Point) -> Fit | str:
+def _fit(family: Family, points: Sequence[Point], target: Point) -> Fit | str:
     """The fit, or the reason why there is none. x is scaled by the largest point's, so that exp stays small."""
     reference = max(points, key=lambda p: tuple(getattr(p, v) for v in family.variables))
     z, z_target = _coordinates(family, points, reference), _coordinates(family, [target], reference)
@@ -181,7 +145,7 @@ def _fit(family: _Family, points: Sequence[Point], target: Point) -> Fit | str:
     sd = np.maximum(np.array([q.sd for q in points]), FLOOR_SD)
     scale = np.exp(log_lr) if family.in_lr else np.ones(n)
     y = scale if family.in_lr else log_lr
-    beta, cov, loo = _robust(X, y, sd * scale)
+    beta, cov, loo = robust_fit(X, y, sd * scale)
     errors = loo / scale
     value = float(x @ beta)
     spread = float(np.sqrt(x @ cov @ x))
@@ -201,37 +165,13 @@ def _fit(family: _Family, points: Sequence[Point], target: Point) -> Fit | str:
     )  # fmt: skip
 
 
-def _robust(X: Array, y: Array, sd: Array) -> tuple[Array, Array, Array]:
-    """Coefficients, covariance and leave-one-out errors of a Huber-weighted linear fit.
-
-    The covariance grows with the misfit (a prior of two well-fitting observations keeps it from
-    collapsing or exploding on few points).
-    """
-    n, p = X.shape
-
-    def solve(w: Array) -> tuple[Array, Array, Array]:
-        cov = np.linalg.pinv((X * w[:, None]).T @ X)
-        beta = cov @ (X.T @ (w * y))
-        return beta, cov, y - X @ beta
-
-    w = 1 / sd**2
-    beta, cov, residual = solve(w)
-    for _ in range(20 if n > p + 1 else 0):
-        w = np.minimum(1, HUBER / np.maximum(np.abs(residual / sd), 1e-12)) / sd**2
-        beta, cov, residual = solve(w)
-    leverage = np.clip(w * np.einsum("ij,jk,ik->i", X, cov, X), 0, 1 - 1e-9)
-    chi2 = float(np.sum(w * residual**2))
-    spread = max(1.0, (chi2 + 2) / (n - p + 2))
-    return beta, np.asarray(cov * spread), residual / (1 - leverage)
-
-
 def _in_log(value: float, spread: float, in_lr: bool) -> tuple[float, float]:
     if not in_lr:
         return value, spread
     return (math.log(value), spread / value) if value > 0 else (math.nan, math.nan)
 
 
-def _slope(family: _Family, beta: Array, cov: Array, z: Array, log_lr: float) -> tuple[float, float]:
+def _slope(family: Family, beta: Array, cov: Array, z: Array, log_lr: float) -> tuple[float, float]:
     """d ln lr / d ln x at the target and its sd, by a small step in the first variable."""
     step = np.zeros_like(z)
     step[0, 0] = 1e-4
@@ -241,7 +181,7 @@ def _slope(family: _Family, beta: Array, cov: Array, z: Array, log_lr: float) ->
 
 
 def _refusal(
-    family: _Family,
+    family: Family,
     z: Array,
     target: Array,
     n: int,

@@ -42,7 +42,7 @@ def test_planted_exponents_lie_in_their_intervals(exponent: float, seed: int, no
 
 def test_ninety_percent_intervals_cover_about_ninety_percent() -> None:
     hits = []
-    for seed in range(300):
+    for seed in range(150):
         points = ladder(lambda n: -6 - 0.45 * math.log(n / 1e6), NS, 0.08, seed)
         choice = choose(points, at(64e6))
         hits.append(abs(choice.log_lr - (-6 - 0.45 * math.log(64))) < 1.645 * choice.sd)
@@ -119,7 +119,7 @@ def test_edges_are_left_out_and_nothing_gives_nothing() -> None:
     for empty in (choose([wrong], at(64e6)), choose([], at(64e6))):
         assert empty.chosen is None and math.isnan(empty.log_lr) and empty.refused
     alone = choose(points[:1], at(2e6))
-    assert alone.chosen and alone.chosen.name == "none" and alone.sd == pytest.approx(points[0].sd)
+    assert alone.chosen and alone.chosen.name == "none" and alone.sd == pytest.approx(0.03)  # the floor
 
 
 def test_copying_further_is_less_sure() -> None:
