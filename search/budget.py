@@ -19,7 +19,12 @@ class Spending:
     usd: float = 0.0
 
     def __add__(self, other: Spending) -> Spending:
-        return Spending(self.seconds + other.seconds, self.flops + other.flops, self.usd + other.usd)
+        return Spending(
+            self.seconds + other.seconds, self.flops + other.flops, self.usd + other.usd
+        )
+
+    def __mul__(self, times: float) -> Spending:
+        return Spending(self.seconds * times, self.flops * times, self.usd * times)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +42,26 @@ class Budget:
 
     def share(self, cost: Spending) -> float:
         """The largest fraction of any cap that `cost` is."""
-        caps = ((self.usd, cost.usd), (self.hours and self.hours * 3600, cost.seconds), (self.flops, cost.flops))
-        return max((value / cap if cap else float("inf") for cap, value in caps if cap is not None), default=0.0)
+        caps = (
+            (self.usd, cost.usd),
+            (self.hours and self.hours * 3600, cost.seconds),
+            (self.flops, cost.flops),
+        )
+        return max(
+            (value / cap if cap else float("inf") for cap, value in caps if cap is not None),
+            default=0.0,
+        )
+
+    def needed(self, cost: Spending) -> str:
+        """The caps that `cost` would need, in words."""
+        words = []
+        if self.usd is not None:
+            words.append(f"${cost.usd:.2f}")
+        if self.hours is not None:
+            words.append(f"{cost.seconds / 3600:.3g} device-hours")
+        if self.flops is not None:
+            words.append(f"{cost.flops:.3g} FLOPs")
+        return ", ".join(words)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +84,6 @@ class CostModel:
     """Price of one device."""
     timings: dict[str, Timing] = field(default_factory=dict)
     """By `shape_key`; other shapes are scaled from the nearest by FLOPs."""
-    correction: float = 1.0
-    """Seconds that finished trials really took over the forecast (median)."""
     evaluations: int = 1
     """Validation passes a trial makes."""
 
@@ -73,8 +94,11 @@ class CostModel:
         seconds = 0.0
         if timing is not None:
             steps = tokens / run.batch
-            seconds = steps * timing.step_seconds + self.evaluations * timing.eval_seconds + timing.startup_seconds
-            seconds *= self.correction
+            seconds = (
+                steps * timing.step_seconds
+                + self.evaluations * timing.eval_seconds
+                + timing.startup_seconds
+            )
         return Spending(seconds, flops, seconds / 3600 * self.usd_per_hour)
 
     def timing(self, run: RunConfig) -> Timing | None:

@@ -90,6 +90,10 @@ class Trial:
         return self.run.lr
 
     @property
+    def spending(self) -> Spending:
+        return Spending(self.seconds, self.flops, self.usd)
+
+    @property
     def tokens_per_second(self) -> float:
         return (self.horizon - self.start) / self.seconds if self.seconds else 0.0
 
@@ -98,7 +102,10 @@ class Trial:
 
     @staticmethod
     def from_json(values: dict[str, Any]) -> Trial:
-        curves = {k: tuple((int(t), float(v)) for t, v in values.get(k, ())) for k in ("curve", "train_curve")}
+        curves = {
+            k: tuple((int(t), float(v)) for t, v in values.get(k, ()))
+            for k in ("curve", "train_curve")
+        }
         return from_dict(Trial, {**values, **curves})
 
 
@@ -130,11 +137,7 @@ class History:
 
     @property
     def spent(self) -> Spending:
-        return Spending(
-            seconds=sum(t.seconds for t in self.trials),
-            flops=sum(t.flops for t in self.trials),
-            usd=sum(t.usd for t in self.trials),
-        )
+        return sum((t.spending for t in self.trials), Spending())
 
 
 @dataclass(frozen=True, kw_only=True)

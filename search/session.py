@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import statistics
+from dataclasses import dataclass, field
 
 from search.budget import Spending
 from search.records import History, Problem, Proposal, Trial
@@ -22,40 +23,54 @@ class Session:
 
     @property
     def history(self) -> History:
-        return History(problem=self.problem, trials=tuple(self.trials), running=tuple(self.running.values()))
-
-    @property
-    def committed(self) -> Spending:
-        """Forecast of what is running."""
-        forecast = self.problem.cost.forecast
-        return sum((forecast(p.run, p.train_tokens) for p in self.running.values()), Spending())
+        running = tuple(self.running.values())
+        return History(problem=self.problem, trials=tuple(self.trials), running=running)
 
     def next(self, slots: int = 1) -> list[Proposal] | Done:
         """Up to `slots` proposals to start now; [] to wait; DONE when the search is over."""
-        if self.over:
-            return [] if self.running else DONE
-        answer = self.strategy.ask(self.history, slots)
-        if isinstance(answer, Done):
-            self.over = "the strategy is done"
-            return [] if self.running else DONE
         started: list[Proposal] = []
-        for proposal in answer[:slots]:
-            cost = self.problem.cost.forecast(proposal.run, proposal.train_tokens)
-            if not self.problem.budget.allows(self.history.spent + self.committed + cost):
-                self.over = f"the budget does not hold {proposal.id} as well"
-                break
+        if not self.over:
+            answer = self.strategy.ask(self.history, slots)
+            if isinstance(answer, Done):
+                self.over = "the strategy has what it wants"
+            else:
+                started = self._admit(answer[:slots])
+                if not started and not self.running:
+                    self.over = self.over or "the strategy asked for nothing while nothing ran"
+        return DONE if self.over and not self.running else started
+
+    def _admit(self, proposals: list[Proposal]) -> list[Proposal]:
+        """Those that still fit the budget beside what was spent and what runs; from the first that does not, none."""
+        total = self.history.spent + sum(map(self.forecast, self.running.values()), Spending())
+        for i, proposal in enumerate(proposals):
+            total += self.forecast(proposal)
+            if not self.problem.budget.allows(total):
+                self.over = f"the budget does not hold trial {proposal.id} as well"
+                return proposals[:i]
             self.running[proposal.id] = proposal
-            started.append(proposal)
-        if not started and not self.running:
-            self.over = self.over or "the strategy asked for nothing although nothing was running"
-            return DONE
-        return started
+        return proposals
 
     def finish(self, trial: Trial) -> None:
         """Record how a running proposal ended."""
         self.running.pop(trial.id, None)
         self.trials.append(trial)
 
-    def correct(self, ratio: float) -> None:
-        """Correct the forecasts by what trials really took over what was forecast."""
-        self.problem = replace(self.problem, cost=replace(self.problem.cost, correction=ratio))
+    def forecast(self, proposal: Proposal) -> Spending:
+        """What it will cost, corrected by what trials really took so far."""
+        cost = self.problem.cost.forecast(proposal.run, proposal.train_tokens)
+        slower = self.correction
+        return Spending(cost.seconds * slower, cost.flops, cost.usd * slower)
+
+    @property
+    def correction(self) -> float:
+        """Median of seconds taken over seconds forecast, of the newest 20 finished trials; 1 before the third.
+
+        Strategies plan by the calibration alone, so that a plan does not change under way; this corrects only
+        what is launched and the time left.
+        """
+        ratios = []
+        for trial in self.trials[-20:]:
+            forecast = self.problem.cost.forecast(trial.run, trial.horizon - trial.start).seconds
+            if trial.status == "finished" and forecast > 0:
+                ratios.append(trial.seconds / forecast)
+        return statistics.median(ratios) if len(ratios) >= 3 else 1.0

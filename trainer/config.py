@@ -60,7 +60,9 @@ class ModelConfig:
                 f"choose kv_heads from {_divisors(self.heads)}."
             )
         if self.positions == "rope" and self.head_dim % 2:
-            raise UserError(f"rope needs an even head size, and width/heads is {self.head_dim}: change model.heads.")
+            raise UserError(
+                f"rope needs an even head size, and width/heads is {self.head_dim}: change model.heads."
+            )
 
     @property
     def n_kv_heads(self) -> int:
@@ -145,11 +147,20 @@ class RunConfig:
                 f"batch={self.batch} tokens is not a multiple of the context of {self.model.context}: "
                 f"use {max(1, round(self.batch / self.model.context)) * self.model.context}."
             )
-        for name, low, high in (("cooldown", 0, 1), ("final_fraction", 0, 1), ("weight_decay", 0, 1e3), ("clip", 0, 1e9)):
+        for name, low, high in (
+            ("cooldown", 0, 1),
+            ("final_fraction", 0, 1),
+            ("weight_decay", 0, 1e3),
+            ("clip", 0, 1e9),
+        ):
             if not low <= getattr(self, name) <= high:
-                raise UserError(f"{name}={getattr(self, name)} must lie between {low} and {high:g}.")
+                raise UserError(
+                    f"{name}={getattr(self, name)} must lie between {low} and {high:g}."
+                )
         if self.warmup < 0 or self.warmup > self.tokens:
-            raise UserError(f"warmup={self.warmup} tokens must lie between 0 and tokens={self.tokens}.")
+            raise UserError(
+                f"warmup={self.warmup} tokens must lie between 0 and tokens={self.tokens}."
+            )
 
     @property
     def steps(self) -> int:
@@ -165,7 +176,9 @@ class RunConfig:
         old = self.model
         ffn = None if old.ffn is None else max(1, round(old.ffn * width / old.width))
         kv = None if old.kv_heads is None else max(1, heads * old.kv_heads // old.heads)
-        return replace(self, model=replace(old, depth=depth, width=width, heads=heads, ffn=ffn, kv_heads=kv))
+        return replace(
+            self, model=replace(old, depth=depth, width=width, heads=heads, ffn=ffn, kv_heads=kv)
+        )
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -178,7 +191,9 @@ def from_dict(kind: type[T], values: dict[str, Any]) -> T:
     hints = typing.get_type_hints(kind)
     fields = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     if unknown := sorted(set(values) - fields):
-        raise UserError(f"{kind.__name__} has no field {', '.join(unknown)}; it has {', '.join(sorted(fields))}.")
+        raise UserError(
+            f"{kind.__name__} has no field {', '.join(unknown)}; it has {', '.join(sorted(fields))}."
+        )
     return kind(**{name: _revive(hints[name], value) for name, value in values.items()})
 
 
@@ -187,7 +202,9 @@ def override(config: T, assignments: typing.Iterable[str]) -> T:
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:
-            raise UserError(f"--set {assignment!r} is not of the form KEY=VALUE, such as model.depth=4.")
+            raise UserError(
+                f"--set {assignment!r} is not of the form KEY=VALUE, such as model.depth=4."
+            )
         config = _set(config, key.strip().split("."), text.strip(), assignment)
     return config
 
@@ -195,7 +212,9 @@ def override(config: T, assignments: typing.Iterable[str]) -> T:
 def _set(config: Any, path: list[str], text: str, where: str) -> Any:
     hints = typing.get_type_hints(type(config))
     if path[0] not in hints:
-        raise UserError(f"--set {where}: {type(config).__name__} has no field {path[0]!r}; it has {', '.join(sorted(hints))}.")
+        raise UserError(
+            f"--set {where}: {type(config).__name__} has no field {path[0]!r}; it has {', '.join(sorted(hints))}."
+        )
     if len(path) > 1:
         return replace(config, **{path[0]: _set(getattr(config, path[0]), path[1:], text, where)})
     return replace(config, **{path[0]: _parse(hints[path[0]], text, where)})
@@ -212,10 +231,14 @@ def _parse(hint: Any, text: str, where: str) -> Any:
             raise UserError(f"--set {where}: choose from {', '.join(map(str, arguments))}.")
         return text
     if origin is tuple:
-        return tuple(_parse(a, part, where) for a, part in zip(arguments, text.split(","), strict=True))
+        return tuple(
+            _parse(a, part, where) for a, part in zip(arguments, text.split(","), strict=True)
+        )
     try:
         if hint is bool:
-            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[
+                text.lower()
+            ]
         if hint is int:
             value = float(text)  # so that 2.5e9 is a number of tokens
             if value != int(value):
@@ -223,7 +246,9 @@ def _parse(hint: Any, text: str, where: str) -> Any:
             return int(value)
         return hint(text)
     except (ValueError, KeyError):
-        raise UserError(f"--set {where}: {text!r} is not of type {getattr(hint, '__name__', hint)}.") from None
+        raise UserError(
+            f"--set {where}: {text!r} is not of type {getattr(hint, '__name__', hint)}."
+        ) from None
 
 
 def _revive(hint: Any, value: Any) -> Any:

@@ -1,0 +1,269 @@
+"""Hyperband (Li et al., JMLR 18/16-558) over training tokens, each rung measured after a cooldown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from scaling.optimum import fit_optimum
+from search.budget import Spending
+from search.records import History, Proposal, Recommendation, Trial
+from search.sampling import Sampler, sample_lrs
+from search.strategy import DONE, Done, Stage, Strategy
+from trainer.config import RunConfig
+from trainer.counts import parameters
+from trainer.errors import UserError
+from trainer.schedule import decay_start
+
+
+def brackets(resource: int, eta: int) -> list[list[tuple[int, int]]]:
+    """[(trials, resource units) by rung] by bracket, the most exploring first: the paper's table, in integers.
+
+    n = ceil((s_max + 1) / (s + 1) * eta^s), n_i = floor(n * eta^-i), r_i = floor(R * eta^(i - s)).
+    """
+    s_max = 0
+    while eta ** (s_max + 1) <= resource:
+        s_max += 1
+    table = []
+    for s in range(s_max, -1, -1):
+        n = -(-(s_max + 1) * eta**s // (s + 1))
+        table.append([(n // eta**i, resource * eta**i // eta**s) for i in range(s + 1)])
+    return table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hyperband(Strategy):
+    """Brackets that trade trials against training tokens; survivors go on from their checkpoints.
+
+    A rung's loss is that of a whole wsd run as long as the rung: the trunk (constant lr) goes on from
+    promotion to promotion, and each rung branches off a cooldown. So rungs are compared annealed.
+    """
+
+    reduction_factor: int = 3
+    """eta: keep one trial in this many at each rung."""
+    units: int = 100
+    """Resource units that the target's tokens are divided into; R = units trains as long as the target."""
+    max_resource: int | None = None
+    """R, in units; None: the largest whose plan fits the budget."""
+    cooldown: float = 0.2
+    """Fraction of a rung that is its cooldown; 0: the textbook, the target's own schedule cut short."""
+    sampler: Sampler = "gp"
+    """random and qmc ignore earlier brackets; tpe and gp learn from them, at one fidelity."""
+
+    def plan(self, history: History) -> list[Stage]:
+        target = history.problem.target
+        stages = []
+        for b, rungs in enumerate(self._layout(history)):
+            for i, (n, r) in enumerate(rungs):
+                cost = self._cost(history, rungs, i) * n
+                tokens = n * self._tokens_trained(history, rungs, i)
+                name = f"bracket {b + 1} rung {i + 1}: {r * self._unit(target):,.0f} tokens each"
+                stages.append(
+                    Stage(
+                        name=name,
+                        trials=n,
+                        parameters=parameters(target.model).total,
+                        tokens=tokens,
+                        cost=cost,
+                    )
+                )
+        return stages
+
+    def ask(self, history: History, slots: int) -> list[Proposal] | Done:
+        layout, new = self._layout(history), []
+        learns = self.sampler in ("tpe", "gp")
+        for b in range(len(layout)):
+            wanted, complete = self._bracket(history, layout, b)
+            new += [p for p in wanted if p.id not in history.known]
+            if not complete and learns:
+                break
+        else:
+            if not new and not history.running:
+                new = self._beyond_the_edge(history, layout)
+        if new or history.running:
+            return new[:slots]
+        return DONE
+
+    def recommend(self, history: History) -> Recommendation:
+        from search.strategies.common import recommend_from_history
+
+        return recommend_from_history(history)
+
+    def keeps(self, history: History) -> set[str]:
+        """Only trials of rungs that are not decided yet may still be promoted."""
+        parents = {t.parent for t in history} | {p.parent for p in history.running}
+        decided = {rung_of(history.get(p)) for p in parents if p is not None}
+        return {t.id for t in history if t.trunk is not None and rung_of(t) not in decided}
+
+    # --- the table ----------------------------------------------------------------------------------------------
+
+    def _unit(self, target: RunConfig) -> float:
+        return target.tokens / self.units
+
+    def _layout(self, history: History) -> list[list[tuple[int, int]]]:
+        """The brackets that fit the budget beside the calibration. Depends on nothing that changes in a search."""
+        if self.reduction_factor < 2:
+            raise UserError(
+                f"--hyperband.reduction-factor {self.reduction_factor} must be at least 2."
+            )
+        if self.max_resource is not None:
+            return brackets(self.max_resource, self.reduction_factor)
+        budget, before = history.problem.budget, calibration_cost(history)
+        # Units below one step would make rungs that differ only in name.
+        most = min(self.units, history.problem.target.steps)
+        for resource in range(most, 0, -1):
+            layout = brackets(resource, self.reduction_factor)
+            if budget.allows(before + self._total(history, layout)):
+                return layout
+        smallest = before + self._total(history, brackets(1, self.reduction_factor))
+        raise UserError(
+            f"The budget is too small for one trial of hyperband: the smallest plan (one trial of "
+            f"{self._unit(history.problem.target):,.0f} tokens) needs {budget.share(smallest):.1f} times as much. "
+            f"Raise the budget to {budget.needed(smallest)}."
+        )
+
+    def _total(self, history: History, layout: list[list[tuple[int, int]]]) -> Spending:
+        total = Spending()
+        for rungs in layout:
+            for i, (n, _) in enumerate(rungs):
+                total += self._cost(history, rungs, i) * n
+        return total
+
+    def _cost(self, history: History, rungs: list[tuple[int, int]], i: int) -> Spending:
+        run = self._run(history, rungs, i)
+        return history.problem.cost.forecast(run, self._tokens_trained(history, rungs, i))
+
+    def _tokens_trained(self, history: History, rungs: list[tuple[int, int]], i: int) -> float:
+        start = self._trunk(history, rungs, i - 1) if i else 0
+        return self._horizon(history, rungs, i) - start
+
+    def _horizon(self, history: History, rungs: list[tuple[int, int]], i: int) -> int:
+        target = history.problem.target
+        return target.steps_at(rungs[i][1] * self._unit(target)) * target.batch
+
+    def _trunk(self, history: History, rungs: list[tuple[int, int]], i: int) -> int:
+        """Tokens at which a trial of this rung leaves its trunk."""
+        run, horizon = self._run(history, rungs, i), self._horizon(history, rungs, i)
+        return min(decay_start(run) * run.batch, horizon)
+
+    def _run(self, history: History, rungs: list[tuple[int, int]], i: int) -> RunConfig:
+        target = history.problem.target
+        if not self.cooldown:
+            return target
+        # The whole bracket shares one trunk, so warmup must end inside the first rung's.
+        warmup = min(target.warmup, self._horizon(history, rungs, 0) // 4)
+        tokens = self._horizon(history, rungs, i)
+        return replace(target, schedule="wsd", cooldown=self.cooldown, tokens=tokens, warmup=warmup)
+
+    # --- who runs -----------------------------------------------------------------------------------------------
+
+    def _bracket(
+        self, history: History, layout: list[list[tuple[int, int]]], b: int
+    ) -> tuple[list[Proposal], bool]:
+        """Every proposal of bracket b that can be made now, and whether the bracket has ended."""
+        rungs = layout[b]
+        wanted = list(self._first_rung(history, layout, b))
+        everything = list(wanted)
+        for i in range(1, len(rungs) + 1):
+            ended = [t for p in wanted if (t := history.get(p.id)) is not None]
+            if len(ended) < len(wanted):
+                return everything, False
+            if i == len(rungs):
+                break
+            survivors = sorted(
+                (t for t in ended if t.loss is not None), key=lambda t: (t.loss, t.id)
+            )
+            wanted = [self._promote(history, rungs, b, i, t) for t in survivors[: rungs[i][0]]]
+            everything += wanted
+        return everything, True
+
+    def _first_rung(
+        self, history: History, layout: list[list[tuple[int, int]]], b: int
+    ) -> Iterator[Proposal]:
+        problem, rungs = history.problem, layout[b]
+        observed = one_fidelity([t for t in history if t.tags.get("bracket", b) < b])
+        lr_range = widened(problem.lr_range, observed)
+        lrs = sample_lrs(rungs[0][0], lr_range, self.sampler, (problem.seed, b), observed)
+        for k, lr in enumerate(lrs):
+            yield self._proposal(history, rungs, b, 0, k, lr)
+
+    def _promote(
+        self, history: History, rungs: list[tuple[int, int]], b: int, i: int, parent: Trial
+    ) -> Proposal:
+        proposal = self._proposal(history, rungs, b, i, parent.tags["config"], parent.lr)
+        if parent.trunk is None:
+            return proposal  # without a checkpoint (a recorded sweep, say) it starts again
+        return replace(proposal, parent=parent.id, start=parent.trunk)
+
+    def _proposal(
+        self, history: History, rungs: list[tuple[int, int]], b: int, i: int, k: int, lr: float
+    ) -> Proposal:
+        return Proposal(
+            id=f"b{b + 1}-r{i + 1}-{k + 1:03d}",
+            run=replace(self._run(history, rungs, i), lr=lr),
+            horizon=self._horizon(history, rungs, i),
+            keep=i + 1 < len(rungs),
+            tags={"bracket": b, "rung": i, "config": k, "stage": f"bracket {b + 1} rung {i + 1}"},
+        )
+
+    def _beyond_the_edge(
+        self, history: History, layout: list[list[tuple[int, int]]]
+    ) -> list[Proposal]:
+        """One more lr at the longest horizon, x2 beyond the end of the tried lrs where the optimum lies at that end."""
+        last = [[layout[-1][-1]]]
+        extra = sum(t.tags.get("bracket") == len(layout) for t in history)
+        longest = self._horizon(history, last[0], 0)
+        observed = [
+            (t.lr, t.loss)
+            for t in history
+            if t.horizon == longest and t.status in ("finished", "diverged")
+        ]
+        edge = at_edge(observed)
+        if edge is None or extra >= 4:
+            return []
+        lrs = [lr for lr, _ in observed]
+        lr = min(lrs) / 2 if edge == "low" else max(lrs) * 2
+        proposal = self._proposal(history, last[0], len(layout), 0, extra, lr)
+        return [replace(proposal, tags={**proposal.tags, "stage": "beyond the edge"})]
+
+
+def rung_of(trial: Trial | None) -> tuple[object, object] | None:
+    return None if trial is None else (trial.tags.get("bracket"), trial.tags.get("rung"))
+
+
+def calibration_cost(history: History) -> Spending:
+    """What measuring the step times cost before the first trial."""
+    return sum((t.spending for t in history if t.tags.get("stage") == "calibration"), Spending())
+
+
+def one_fidelity(trials: list[Trial]) -> list[tuple[float, float | None]]:
+    """(lr, loss) at the longest horizon that was tried at three lrs or more; else at the one tried most often."""
+    by_horizon: dict[int, list[tuple[float, float | None]]] = {}
+    for t in trials:
+        if t.status in ("finished", "diverged"):
+            by_horizon.setdefault(t.horizon, []).append((t.lr, t.loss))
+    best = max(by_horizon, key=lambda h: (min(len(by_horizon[h]), 3), h), default=None)
+    return [] if best is None else by_horizon[best]
+
+
+def at_edge(observed: list[tuple[float, float | None]]) -> str | None:
+    """Which end of the tried lrs the optimum lies at, if any."""
+    finite = [(lr, loss) for lr, loss in observed if loss is not None]
+    if not finite:
+        return "low" if observed else None
+    diverged = [lr for lr, loss in observed if loss is None]
+    optimum = fit_optimum([lr for lr, _ in finite], [loss for _, loss in finite], diverged=diverged)
+    return None if optimum is None else optimum.edge
+
+
+def widened(
+    lr_range: tuple[float, float], observed: list[tuple[float, float | None]]
+) -> tuple[float, float]:
+    """The range, four times wider on the side where the optimum lies at its end."""
+    low, high = lr_range
+    edge = at_edge(observed)
+    if edge == "low" and min(lr for lr, _ in observed) < 2 * low:
+        low /= 4
+    if edge == "high" and max(lr for lr, _ in observed) > high / 2:
+        high *= 4
+    return low, high

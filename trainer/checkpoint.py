@@ -1,0 +1,64 @@
+"""Checkpoints: one safetensors file, its state of progress in the header as JSON. No pickle."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from trainer.errors import UserError
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write so that `path` holds the old content or the whole new one, also after a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise disk_error(error, path) from error
+
+
+def disk_error(error: OSError, path: Path) -> Exception:
+    """A sentence where the disk is full or read-only; the error itself otherwise."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(
+            f"The disk that holds {path.parent} is full: free some space, then go on with --resume."
+        )
+    if error.errno in (errno.EROFS, errno.EACCES):
+        return UserError(
+            f"{path.parent} cannot be written: choose another directory or change its permissions."
+        )
+    return error
+
+
+def save_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    """`state` is any JSON value and comes back equal."""
+    contiguous = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    write_atomic(path, save(contiguous, metadata={"hpt": json.dumps(state)}))
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Raises UserError for a file that is missing, damaged or not ours."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        return tensors, json.loads(metadata["hpt"])
+    except FileNotFoundError:
+        raise UserError(f"There is no checkpoint {path}.") from None
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise UserError(
+            f"{path} is damaged or not a checkpoint of hpt ({error}): delete it and resume."
+        ) from None

@@ -1,0 +1,244 @@
+"""The training loop of one run, as an iterator of reports. Runs without Ray."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainer.checkpoint import load_checkpoint, save_checkpoint
+from trainer.config import RunConfig, to_dict
+from trainer.counts import run_flops
+from trainer.data import Batches, Prepared
+from trainer.devices import pick_device, use_bf16
+from trainer.errors import UserError
+from trainer.model import Transformer
+from trainer.optimizer import make_optimizer, set_lr
+from trainer.schedule import decay_start, multiplier, warmup_steps
+
+CHECK_EVERY = 10  # steps between looks at the losses: each look waits for the device
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What training says of itself. The last report of a run has another status than "running"."""
+
+    status: Literal["running", "finished", "diverged", "stopped"]
+    step: int
+    tokens: int
+    """Trained so far on this run's schedule, a resumed part included."""
+    train_loss: float | None = None
+    """Mean since the report before, nats a token."""
+    lr: float = 0.0
+    grad_norm: float | None = None
+    """Before clipping, of the newest step."""
+    val_loss: float | None = None
+    """Nats a token on the held-out tokens, where this report measured it."""
+    bits_per_byte: float | None = None
+    seconds: float = 0.0
+    """Since training (or resuming) began."""
+    flops: float = 0.0
+    """Spent since then, evaluations not counted."""
+    reason: str = ""
+    """Why it diverged or stopped."""
+
+
+class Training:
+    """A run in progress: weights, optimiser and position. Data order and weights depend on run.seed alone."""
+
+    def __init__(self, run: RunConfig, data: Prepared, device: torch.device | None = None) -> None:
+        if run.lr is None:
+            raise UserError("This run has no learning rate: give --lr, or search for one.")
+        self.run, self.data, self.peak_lr = run, data, run.lr
+        self.device = device or pick_device()
+        self.model = Transformer(run).to(self.device)
+        self.optimizer = make_optimizer(self.model, run)
+        self.step = 0
+        self.train_batches = Batches(data.train, run.model.context, run.seed)
+        self.val_batches = Batches(data.val, run.model.context, None)
+        self.autocast = torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=use_bf16(run, self.device)
+        )
+
+    # --- one step -----------------------------------------------------------------------------------------------
+
+    def train_step(self) -> tuple[Tensor, Tensor]:
+        """One optimiser step; returns (mean loss, gradient norm) still on the device."""
+        run = self.run
+        set_lr(self.optimizer, self.peak_lr * multiplier(run, self.step))
+        sequences = run.batch // run.model.context
+        batch = self.train_batches.sequences(self.step * sequences, sequences)
+        total = torch.zeros((), device=self.device)
+        for part in np.array_split(batch, -(-sequences // self.micro_batch)):
+            loss = self._loss(part) * (len(part) / sequences)
+            loss.backward()
+            total += loss.detach()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), run.clip or math.inf)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        return total, norm
+
+    @property
+    def micro_batch(self) -> int:
+        """Sequences a forward pass."""
+        if self.run.micro_batch:
+            return self.run.micro_batch
+        tokens = (
+            4096 if self.device.type == "cpu" else 65536
+        )  # cpu: more falls out of cache and is slower
+        return max(1, tokens // self.run.model.context)
+
+    def _loss(self, sequences: np.ndarray) -> Tensor:
+        """Mean loss of sequences [B, context + 1]."""
+        batch = torch.from_numpy(sequences)
+        if self.device.type == "cuda":
+            batch = batch.pin_memory().to(self.device, non_blocking=True)
+        tokens, targets = batch[:, :-1], batch[:, 1:]
+        documents = None
+        if self.run.data.mask_documents:
+            documents = (tokens == self.data.end_of_text).cumsum(1)
+        with self.autocast:
+            return self.model.loss(tokens, targets, documents)
+
+    @torch.no_grad()
+    def evaluate(self) -> float:
+        """Mean loss on the run's held-out tokens, nats a token: the same tokens for every run on this data."""
+        context = self.run.model.context
+        sequences = self.run.data.val_tokens // context
+        total = 0.0
+        for first in range(0, sequences, self.micro_batch):
+            part = self.val_batches.sequences(first, min(self.micro_batch, sequences - first))
+            total += self._loss(part).item() * len(part)
+        return total / sequences
+
+    # --- checkpoints --------------------------------------------------------------------------------------------
+
+    def save(self, path: Path) -> None:
+        """Everything needed to go on with the same losses as if never interrupted."""
+        tensors = {f"model.{n}": p for n, p in self.model.named_parameters()}
+        for name, parameter in self.model.named_parameters():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"optimizer.{key}.{name}"] = value
+        save_checkpoint(path, tensors, {"step": self.step, "run": to_dict(self.run)})
+
+    def load(self, path: Path) -> None:
+        """Continue from a checkpoint of the same model; schedule and lr are this run's own."""
+        tensors, state = load_checkpoint(path)
+        parameters = dict(self.model.named_parameters())
+        for name, parameter in parameters.items():
+            saved = tensors.get(f"model.{name}")
+            if saved is None or saved.shape != parameter.shape:
+                shape = "missing" if saved is None else f"of shape {tuple(saved.shape)}"
+                raise UserError(
+                    f"{path} is of another model: {name} is {shape}, not {tuple(parameter.shape)}."
+                )
+            with torch.no_grad():
+                parameter.copy_(saved)
+            moments = {
+                key: tensors[f"optimizer.{key}.{name}"].to(self.device)
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                if f"optimizer.{key}.{name}" in tensors
+            }
+            self.optimizer.state[parameter] = moments  # type: ignore[assignment]
+        self.step = state["step"]
+
+    # --- the loop -----------------------------------------------------------------------------------------------
+
+    def reports(
+        self,
+        horizon: int | None = None,
+        *,
+        evaluate_every: int | None = None,
+        trunk: Path | None = None,
+        seconds_limit: float = math.inf,
+    ) -> Iterator[Report]:
+        """Train up to `horizon` tokens (default: the whole schedule), yielding reports; the last tells how it ended.
+
+        evaluate_every: steps between validations, besides the one at the end.
+        trunk: save a checkpoint there where the run can be continued to a longer horizon: before wsd's
+        cooldown, or at the end.
+        """
+        run, began, first = self.run, time.perf_counter(), self.step
+        last = run.steps if horizon is None else min(run.steps, run.steps_at(horizon))
+        trunk_step = min(decay_start(run), last)
+        losses: list[Tensor] = []
+        norm: Tensor | None = None
+
+        def report(
+            status: Literal["running", "finished", "diverged", "stopped"], **more: object
+        ) -> Report:
+            return Report(
+                status=status,
+                step=self.step,
+                tokens=self.step * run.batch,
+                lr=self.peak_lr * multiplier(run, max(0, self.step - 1)),
+                grad_norm=None if norm is None else float(norm),
+                seconds=time.perf_counter() - began,
+                flops=run_flops(run, (self.step - first) * run.batch),
+                **more,  # type: ignore[arg-type]
+            )
+
+        while True:
+            if trunk and self.step == trunk_step:
+                self.save(trunk)
+            if self.step >= last:
+                break
+            loss, norm = self.train_step()
+            losses.append(loss)
+            evaluating = (
+                evaluate_every is not None and self.step % evaluate_every == 0 and self.step < last
+            )
+            if self.step % CHECK_EVERY and self.step < last and not evaluating:
+                continue
+            values = torch.stack(losses).tolist()
+            losses.clear()
+            if reason := self._diverged(values):
+                yield report("diverged", reason=reason)
+                return
+            mean = sum(values) / len(values)
+            if time.perf_counter() - began > seconds_limit:
+                yield report(
+                    "stopped",
+                    train_loss=mean,
+                    reason=f"its hard stop of {seconds_limit:.0f} s was reached",
+                )
+                return
+            val_loss = self.evaluate() if evaluating else None
+            yield report("running", train_loss=mean, val_loss=val_loss)
+        val_loss = self.evaluate()
+        if reason := self._diverged([val_loss]):
+            yield report("diverged", reason=reason)
+            return
+        bits = val_loss / math.log(2) / self.data.bytes_per_token
+        yield report("finished", val_loss=val_loss, bits_per_byte=bits)
+
+    def _diverged(self, losses: list[float]) -> str:
+        """Why these losses mean divergence; empty when they do not."""
+        if not all(map(math.isfinite, losses)):
+            return "the loss is not finite"
+        cap = self.run.loss_cap or 1.5 * math.log(self.run.model.vocabulary)
+        if self.step > warmup_steps(self.run) and max(losses) > cap:
+            return f"a loss of {max(losses):.2f} is above the cap of {cap:.2f} nats"
+        return ""
+
+
+def train(
+    run: RunConfig,
+    data: Prepared,
+    *,
+    resume: Path | None = None,
+    device: torch.device | None = None,
+) -> Iterator[Report]:
+    """Train `run` to the end of its schedule, from its start or from a checkpoint."""
+    training = Training(run, data, device)
+    if resume is not None:
+        training.load(resume)
+    yield from training.reports()
