@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import gzip
 import json
 import math
 from collections.abc import Iterable
@@ -10,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 
 from trainer.config import ModelConfig, from_dict
 from trainer.counts import parameters
@@ -114,13 +117,13 @@ def load_table(path: str | Path, columns: Columns | None = None) -> Table:
 def _read(path: Path) -> list[dict[str, Any]]:
     if path.suffix == ".jsonl":
         return [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
-    import pandas
-
     if path.suffix == ".parquet":
-        return pandas.read_parquet(path).to_dict("records")
+        return pyarrow.parquet.read_table(path).to_pylist()
     if path.suffix in (".csv", ".gz"):
-        return pandas.read_csv(path).to_dict("records")
-    raise UserError(f"{path}: a table is a .csv, .jsonl or .parquet file.")
+        opener = gzip.open if path.suffix == ".gz" else open
+        with opener(path, "rt", encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    raise UserError(f"{path}: a table is a .csv, .csv.gz, .jsonl or .parquet file.")
 
 
 def _from_trials(records: list[dict[str, Any]]) -> _Rows:
@@ -154,7 +157,7 @@ def _from_columns(path: Path, records: list[dict[str, Any]], columns: Columns) -
         _append(rows, round(n), round(d), round(b * unit), lr, loss)
         if round(n) not in rows.models:
             shape = {k: record[names[k] or ""] for k in ("depth", "width", "heads", "ffn") if names[k]}
-            rows.models[round(n)] = model_of(round(n), **{k: int(v) for k, v in shape.items() if _number(v) > 0})
+            rows.models[round(n)] = model_of(round(n), **{k: int(_number(v)) for k, v in shape.items() if _number(v) > 0})
     return rows
 
 

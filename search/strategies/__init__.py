@@ -1,0 +1,1 @@
+"""Strategies: each a file, each a final class with three pure functions of the history."""
