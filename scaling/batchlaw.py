@@ -55,19 +55,20 @@ def prior(n: float, d: float, b: float, parametrisation: str = "sp") -> Prior:
     Centre and width are those of their mixture, not of any one of them: N-exponents 0.71 (Step Law), 0.36 (Porian et
     al., 2406.19146), 0.23 (Bjorck et al.), 0.22 (2601.05049); they disagree 13-fold on the lr of GPT-2 124M. With muP and
     CompleteP the lr should not move with N, and is of another scale. The batch at which the branches meet is taken
-    to lie near the best batch of Step Law, 0.58 D^0.571 tokens, within a factor of e^1.3. The valley's
-    curvature is h = 0.8 % of the loss per squared unit of ln lr (twice the lr costs about that), within a factor of e.
+    to lie near the best batch of Step Law, 0.58 D^0.571 tokens, within a factor of 3 (DeepSeek, Power Lines and 2607.01487
+    differ by less at 1e10 tokens and by more at 1e7). The valley's curvature is h = 0.8 % of the loss per squared unit
+    of ln lr (half or twice the best lr cost about that), within a factor of 2.2.
     """
     mup = parametrisation != "sp"
     meeting = 0.58 * d**0.571
     level = np.log(5e-3) if mup else np.log(2e-3) - 0.4 * np.log(n / 1e8)
     mean = [0.0 if mup else 0.45, level, 0.75 * np.log(b / meeting), 0.75, -0.35, 0.0, 0.15]
-    sd = [0.15 if mup else 0.25, 1.5 if mup else 1.0, 1.0, 0.25, 0.2, 0.15, 0.2]
+    sd = [0.15 if mup else 0.22, 1.5 if mup else 1.0, 0.8, 0.25, 0.2, 0.15, 0.17]
     return Prior(
         mean=np.array(mean),
         sd=np.array(sd),
         valley_mean=np.array([np.log(0.008), -0.2, -0.2, np.log(0.9)]),
-        valley_sd=np.array([1.0, 0.3, 0.3, 0.5]),
+        valley_sd=np.array([0.8, 0.3, 0.3, 0.5]),
     )
 
 

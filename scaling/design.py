@@ -107,6 +107,8 @@ class Design:
         return Choice(cell, tuple(log_lr.tolist()), float(len(log_lr) * self.costs[cell]), self.variance, saved)
 
     def _offsets(self, cell: int) -> list[np.ndarray]:
+        """A first bracket is as wide as the doubt about the cell's optimum, within bounds; then single lrs."""
         if self.touched[cell]:
             return [np.array([s]) for s in (-1.5 * STEP, -STEP, 0.0, STEP, 1.5 * STEP)]
-        return [np.array([-STEP, STEP]), np.array([-STEP, 0.0, STEP])]
+        wide = float(np.clip(np.sqrt(self.cov[cell, cell]), STEP, 1.5 * STEP))
+        return [np.array([-wide, wide]), np.array([-wide, 0.0, wide])]

@@ -29,7 +29,7 @@ class Transfer(Strategy):
     exchange: float = 0.05
     """Loss that more compute brings, as a fraction of the loss per e-fold: a gap of delta in the target's loss is worth
     delta / exchange of its cost. 0.05 is what compute-optimal ladders show near 2.5 nats (L falls 0.13 per e-fold)."""
-    uses: float = 10.0
+    uses: float = 30.0
     """Runs of the target's worth that will be trained at the answer. The search stops when the next trials cost more
     than `uses` times what they are expected to save; infinity: when the budget is spent."""
     max_trials: int = 200
