@@ -35,10 +35,22 @@ class Choice:
 class Design:
     """The posterior over candidate cells and the target, updated as runs are chosen; not kept between decisions."""
 
-    def __init__(self, posterior: Posterior, cells: np.ndarray, costs: np.ndarray) -> None:
-        """`cells` (m, 3) relative to the target, `costs` (m,) of one run in each, in any unit."""
-        self.posterior, self.m, self.costs = posterior, len(cells), costs
-        self.mean, self.cov = posterior.at(np.vstack([cells, np.zeros((1, 3))]))
+    def __init__(
+        self,
+        posterior: Posterior,
+        cells: np.ndarray,
+        costs: np.ndarray,
+        target: np.ndarray,
+        step: float = STEP,
+        doubt: np.ndarray | float = 0.0,
+    ) -> None:
+        """`cells` (m, 3) and `target` (3,) in n, d, b; `costs` (m,) of one run in each, in any unit.
+
+        `step` is the least spacing of a bracket; `doubt` (m,) the sd of a loss beyond the noise, as a fraction.
+        """
+        self.posterior, self.m, self.costs, self.step = posterior, len(cells), costs, step
+        self.doubt = np.broadcast_to(doubt, self.m)
+        self.mean, self.cov = posterior.at(np.vstack([cells, target[None]]))
         width = self.m + 1
         self.at_k, self.target = 2 * width, self.m
         known = [np.flatnonzero(np.all(np.abs(posterior.cells - c) < 1e-8, axis=1)) for c in cells]
@@ -62,15 +74,15 @@ class Design:
         Heights are averaged over what is not known of the cell's optimum: far from it a run says little.
         """
         k, h = self.posterior.k, float(np.exp(self.mean[self.m + 1 + cell]))
-        doubt = np.sqrt(max(self.cov[cell, cell], 0.0))
+        unknown = np.sqrt(max(self.cov[cell, cell], 0.0))
         z = log_lr - self.mean[cell]
-        spread = z[:, None] + doubt * np.array([-1.2, 0.0, 1.2])
+        spread = z[:, None] + unknown * np.array([-1.2, 0.0, 1.2])
         height = np.minimum(h * valley(spread, k)[0], 4 * CAP).mean(axis=1)
         phi, slope, by_k = valley(z, k)
         out = np.zeros((len(log_lr), len(self.cov)))
         out[:, cell], out[:, self.m + 1 + cell], out[:, self.at_k] = -h * slope, h * phi, h * by_k
         out[:, self.floors[cell]] = 1
-        return out, self.posterior.noise**2 + (MISFIT * height) ** 2
+        return out, self.posterior.noise**2 + self.doubt[cell] ** 2 + (MISFIT * height) ** 2
 
     def _after(self, cell: int, log_lr: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
         jacobian, noise = self.runs(cell, log_lr)
@@ -109,6 +121,6 @@ class Design:
     def _offsets(self, cell: int) -> list[np.ndarray]:
         """A first bracket is as wide as the doubt about the cell's optimum, within bounds; then single lrs."""
         if self.touched[cell]:
-            return [np.array([s]) for s in (-1.5 * STEP, -STEP, 0.0, STEP, 1.5 * STEP)]
-        wide = float(np.clip(np.sqrt(self.cov[cell, cell]), STEP, 1.5 * STEP))
+            return [np.array([s * self.step]) for s in (-1.5, -1, 0, 1, 1.5)]
+        wide = float(np.clip(np.sqrt(self.cov[cell, cell]), self.step, 1.5 * self.step))
         return [np.array([-wide, wide]), np.array([-wide, 0.0, wide])]

@@ -33,6 +33,8 @@ class Runs:
     log_lr: np.ndarray
     loss: np.ndarray
     """Nats; infinite where the run diverged."""
+    doubt: np.ndarray | float = 0.0
+    """Sd of a loss beyond the common noise, as a fraction of it."""
 
     def __len__(self) -> int:
         return len(self.loss)
@@ -108,6 +110,12 @@ class _Data:
     x: np.ndarray
     y: np.ndarray
     censored: np.ndarray
+    doubt: np.ndarray | float
+
+    def variance(self, noise: float, height: np.ndarray) -> np.ndarray:
+        """Of a run's relative loss around the model; a wall's own height is not trusted beyond the cap."""
+        capped = np.where(self.censored, 2 * CAP, np.minimum(height, CAP))
+        return noise**2 + self.doubt**2 + (MISFIT * capped) ** 2
 
 
 def _data(runs: Runs) -> _Data:
@@ -119,7 +127,7 @@ def _data(runs: Runs) -> _Data:
     floor = np.where(np.isfinite(lowest), lowest, 1.0)
     y = runs.loss / floor[cell] - 1
     censored = ~(y < CAP)
-    return _Data(cells, cell, runs.log_lr, np.where(censored, CAP, y), censored)
+    return _Data(cells, cell, runs.log_lr, np.where(censored, CAP, y), censored, runs.doubt)
 
 
 def fit(runs: Runs, prior: Prior, rounds: int = 3) -> Posterior:
@@ -176,8 +184,7 @@ def _weights(state: Posterior, data: _Data, z: np.ndarray) -> tuple[np.ndarray, 
     """(residual, weight, Jacobian) at z; a censored run that is predicted above the cap weighs nothing."""
     predicted, height, jacobian = _model(z, data)
     residual = data.y - predicted
-    capped = np.minimum(np.where(data.censored, CAP, height), CAP)
-    variance = state.noise**2 + (MISFIT * capped) ** 2 * np.where(data.censored, 4, 1)
+    variance = data.variance(state.noise, height)
     weight = (TAIL + 1) / (TAIL + residual**2 / variance) / variance
     return residual, np.where(data.censored & (residual < 0), 0, weight), jacobian
 
@@ -190,8 +197,7 @@ def _climb(state: Posterior, data: _Data, steps: int = 40) -> Posterior:
     def objective(at: np.ndarray) -> float:
         predicted, height, _ = _model(at, data)
         r = data.y - predicted
-        capped = np.minimum(np.where(data.censored, CAP, height), CAP)
-        v = state.noise**2 + (MISFIT * capped) ** 2 * np.where(data.censored, 4, 1)
+        v = data.variance(state.noise, height)
         fits = (TAIL + 1) * np.log1p(r**2 / v / TAIL) + np.log(v)
         return float(np.where(data.censored & (r < 0), 0, fits).sum() + (at - centre) @ precision @ (at - centre))
 

@@ -21,7 +21,7 @@ def advise(knowledge: Knowledge) -> Recommendation:
     history, posterior, runs = knowledge.history, knowledge.posterior, knowledge.runs
     stable = max((t.lr for t in history.finished), default=None)
     used = tuple(t.id for t in history if t.status in ("finished", "diverged"))
-    mean, sd = posterior.predict()
+    mean, sd = posterior.predict(*knowledge.target)
     if refusals := refuse(posterior, runs):
         return Recommendation(lr=None, max_stable_lr=stable, reasons=tuple(refusals), trials=used)
     k, h = posterior.k, float(np.exp(posterior.mean[7]))
@@ -39,6 +39,7 @@ def advise(knowledge: Knowledge) -> Recommendation:
         max_stable_lr=stable,
         expected_regret=h * sd**2 * loss,
         worst_regret=h * float(ends.max()) * loss,
+        batch=knowledge.batch if knowledge.joint else None,
         law=describe(posterior),
         reasons=tuple(doubts(posterior, runs)),
         trials=used,
