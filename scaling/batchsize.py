@@ -1,6 +1,6 @@
-"""The best batch over N and D, by the same hierarchical model: its "runs" are the floors of the lr valleys, over ln batch.
+"""The best batch over N and D, by the same model: its "runs" are the floors of the lr valleys.
 
-    floor_c = best_(N, D) (1 + exp(eta) phi_k(ln B_c - ln B*(N, D)))        ln B* = c + q d - a n
+floor_c = best_(N, D) (1 + exp(eta) phi_k(ln B_c - ln B*(N, D)))     ln B* = c + q d - a n
 """
 
 from __future__ import annotations
@@ -8,18 +8,20 @@ from __future__ import annotations
 import numpy as np
 
 from scaling.batchlaw import Prior
-from scaling.hierarchy import HEAD, Posterior, Runs, fit
+from scaling.hierarchy import fit
+from scaling.posterior import HEAD, Posterior, Runs
 
 STEP = float(np.log(4.0))
-"""Spacing of batches: the loss is so flat in ln B that a factor of 2 drowns in noise (a factor of 4 around the best wastes
+"""Spacing of batches: the loss is so flat in ln B that a factor of 2 drowns in noise (a factor of 4
+around the best wastes
 about 5 % of compute, arXiv 2607.01487)."""
 
 
 def batch_prior(d: float, noise: float) -> Prior:
     """What is believed of the best batch (tokens) of a target of `d` tokens.
 
-    Centre: Step Law's 0.58 D^0.571 (2503.04715); Power Lines (2505.13738) has D^0.38, DeepSeek (2401.02954) C^0.33, and
-    2607.01487 D^0.57; none of them finds much of N.
+    Centre: Step Law's 0.58 D^0.571 (2503.04715); Power Lines (2505.13738) has D^0.38, DeepSeek
+    (2401.02954) C^0.33, and 2607.01487 D^0.57; none of them finds much of N.
     """
     fixed = 1e-3  # the law's other branch and its batch terms are switched off
     return Prior(
@@ -33,7 +35,8 @@ def batch_prior(d: float, noise: float) -> Prior:
 
 
 def fit_batches(lr_fit: Posterior, runs: Runs, origin: np.ndarray) -> Posterior:
-    """The posterior of ln B* from the floors of the cells behind `lr_fit`; `origin` is (ln N, ln D, ln B) of the target."""
+    """The posterior of ln B* from the floors of the cells behind `lr_fit`; `origin` is (ln N, ln D,
+    ln B) of the target."""
     cells, c = lr_fit.cells, len(lr_fit.cells)
     points = np.column_stack([runs.n, runs.d, runs.b])
     lowest = np.array([_lowest(points, runs.loss, cell) for cell in cells])

@@ -1,7 +1,8 @@
 """Which runs to make next: cost-constrained c-optimal design on ln lr* at the target.
 
-The expected loss given up at the target is h Var[ln lr*] (scaling.batchlaw.valley), and the variance after further runs does not
-depend on how they will end, to first order. So runs are chosen greedily by variance removed per cost.
+The expected loss given up at the target is h Var[ln lr*] (scaling.batchlaw.valley), and the
+variance after further runs does not depend on how they will end, to first order. So runs are chosen
+greedily by variance removed per cost.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from scaling.batchlaw import valley
-from scaling.hierarchy import CAP, LOOSE, MISFIT, Posterior
+from scaling.hierarchy import CAP, LOOSE, MISFIT
+from scaling.posterior import Posterior
 
 STEP = float(np.log(2.0))
-"""Spacing of a bracket: three lrs a factor of 2 apart find a valley's floor with sd 0.1 log2 at no bias; wider ones
+"""Spacing of a bracket: three lrs a factor of 2 apart find a valley's floor with sd 0.1 log2 at no
+bias; wider ones
 are pulled by the wall, closer ones drown in noise."""
 
 
@@ -33,7 +36,8 @@ class Choice:
 
 
 class Design:
-    """The posterior over candidate cells and the target, updated as runs are chosen; not kept between decisions."""
+    """The posterior over candidate cells and the target, updated as runs are chosen; not kept
+    between decisions."""
 
     def __init__(
         self,
@@ -44,9 +48,11 @@ class Design:
         step: float = STEP,
         doubt: np.ndarray | float = 0.0,
     ) -> None:
-        """`cells` (m, 3) and `target` (3,) in n, d, b; `costs` (m,) of one run in each, in any unit.
+        """`cells` (m, 3) and `target` (3,) in n, d, b; `costs` (m,) of one run in each, in any
+        unit.
 
-        `step` is the least spacing of a bracket; `doubt` (m,) the sd of a loss beyond the noise, as a fraction.
+        `step` is the least spacing of a bracket; `doubt` (m,) the sd of a loss beyond the noise, as
+        a fraction.
         """
         self.posterior, self.m, self.costs, self.step = posterior, len(cells), costs, step
         self.doubt = np.broadcast_to(doubt, self.m)
@@ -71,7 +77,8 @@ class Design:
     def runs(self, cell: int, log_lr: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(Jacobian (r, latents), noise variance (r,)) of runs in a candidate cell at these lrs.
 
-        Heights are averaged over what is not known of the cell's optimum: far from it a run says little.
+        Heights are averaged over what is not known of the cell's optimum: far from it a run says
+        little.
         """
         k, h = self.posterior.k, float(np.exp(self.mean[self.m + 1 + cell]))
         unknown = np.sqrt(max(self.cov[cell, cell], 0.0))
@@ -98,14 +105,18 @@ class Design:
         self.touched[cell] = True
 
     def choose(self, limit: float, low: float, high: float) -> Choice | None:
-        """The runs with most variance removed per cost, among brackets of new cells and further runs of begun ones.
+        """The runs with most variance removed per cost, among brackets of new cells and further
+        runs of begun ones.
 
         None when none costs at most `limit`; lrs lie between `low` and `high` (ln).
         """
         best: tuple[float, float, int, np.ndarray] | None = None
         for cell in range(self.m):
             for offsets in self._offsets(cell):
-                log_lr = np.clip(self.mean[cell] + offsets, low, high)
+                centre = np.clip(self.mean[cell], low + offsets[-1], high + offsets[0])
+                log_lr = np.clip(
+                    (self.mean[cell] if len(offsets) == 1 else centre) + offsets, low, high
+                )
                 cost = len(log_lr) * self.costs[cell]
                 if cost > limit or len(np.unique(log_lr)) < len(log_lr):
                     continue
@@ -116,10 +127,17 @@ class Design:
             return None
         _, saved, cell, log_lr = best
         self.assume(cell, log_lr)
-        return Choice(cell, tuple(log_lr.tolist()), float(len(log_lr) * self.costs[cell]), self.variance, saved)
+        return Choice(
+            cell,
+            tuple(log_lr.tolist()),
+            float(len(log_lr) * self.costs[cell]),
+            self.variance,
+            saved,
+        )
 
     def _offsets(self, cell: int) -> list[np.ndarray]:
-        """A first bracket is as wide as the doubt about the cell's optimum, within bounds; then single lrs."""
+        """A first bracket is as wide as the doubt about the cell's optimum, within bounds; then
+        single lrs."""
         if self.touched[cell]:
             return [np.array([s * self.step]) for s in (-1.5, -1, 0, 1, 1.5)]
         wide = float(np.clip(np.sqrt(self.cov[cell, cell]), self.step, 1.5 * self.step))

@@ -1,104 +1,27 @@
-"""Fits the batch-conditional law straight to the losses of runs: a hierarchical model, MAP with a Laplace covariance.
+"""Fits the batch-conditional law straight to the losses of runs: MAP with a Laplace covariance.
 
-    loss_i / floor_c = 1 + l_c + exp(eta_c) phi_k(ln lr_i - mu_c) + noise         run i in cell c = (N, D, B)
-    mu_c  = law(theta; n_c, d_c, b_c) + eps_c         eps: what the law leaves unexplained, alike in near cells
-    eta_c = h0 + hN n_c + hD d_c + zeta_c             the valley's curvature
+    loss_i / floor_c = 1 + l_c + exp(eta_c) phi_k(ln lr_i - mu_c) + noise
+    mu_c  = law(theta; n_c, d_c, b_c) + eps_c
+    eta_c = h0 + hN n_c + hD d_c + zeta_c
+
+Run i lies in cell c = (N, D, B). eps: what the law leaves unexplained, alike in near cells; eta: ln
+of the valley's curvature over the loss; l: the cell's floor against its lowest run.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
 
 from scaling.batchlaw import Prior, law, valley
+from scaling.posterior import HEAD, SCATTER, Posterior, Runs, kernel
 
 MISFIT = 0.1  # of a height above the floor: how far a Linex valley may be from the true one
 CAP = 0.05  # heights above this are only known to be above it: walls have any shape
 LOOSE = 0.05  # prior sd of a cell's floor against its lowest run
-SCATTER = 0.3  # prior sd of ln curvature from cell to cell
 TAIL = 4.0  # degrees of freedom of the noise
-HEAD = 11  # latents before the cells': theta (7), valley (4)
-
-
-@dataclass(frozen=True)
-class Runs:
-    """Finished and diverged runs; all arrays (runs,)."""
-
-    n: np.ndarray
-    """ln N over the target's, and so on."""
-    d: np.ndarray
-    b: np.ndarray
-    log_lr: np.ndarray
-    loss: np.ndarray
-    """Nats; infinite where the run diverged."""
-    doubt: np.ndarray | float = 0.0
-    """Sd of a loss beyond the common noise, as a fraction of it."""
-
-    def __len__(self) -> int:
-        return len(self.loss)
-
-
-@dataclass(frozen=True)
-class Posterior:
-    """The fitted law: normal in all its latents, ordered theta, valley, eps by cell, zeta by cell, floor by cell."""
-
-    prior: Prior
-    cells: np.ndarray
-    """(cells, 3) of n, d, b; those with runs."""
-    mean: np.ndarray
-    """(11 + 3 cells,)"""
-    cov: np.ndarray
-    noise: float
-    discrepancy: float
-    used: int
-    """Runs behind the fit, diverged ones included."""
-    reasons: tuple[str, ...] = field(default=())
-
-    @property
-    def k(self) -> float:
-        return float(np.exp(self.mean[10]))
-
-    def predict(self, n: float = 0.0, d: float = 0.0, b: float = 0.0) -> tuple[float, float]:
-        """(mean, sd) of ln lr* at a point relative to the target; without arguments, at the target."""
-        mean, cov = self.at(np.array([[n, d, b]]))
-        return float(mean[0]), float(np.sqrt(cov[0, 0]))
-
-    def at(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Joint (mean, cov) at `points` (m, 3) of mu (m), then eta (m), then ln k, then the floors of the cells with runs."""
-        m, c = len(points), len(self.cells)
-        mu, gradient = law(self.mean[:7], points)
-        between, spare = self._carry(points)
-        maps = np.zeros((2 * m + 1 + c, len(self.mean)))
-        maps[:m, :7], maps[:m, HEAD : HEAD + c] = gradient, between
-        maps[m : 2 * m, 7:10] = np.column_stack([np.ones(m), points[:, :2]])
-        same = np.all(np.abs(points[:, None] - self.cells[None]) < 1e-9, axis=2)
-        maps[m : 2 * m, HEAD + c : HEAD + 2 * c] = same
-        maps[2 * m, 10] = 1
-        maps[2 * m + 1 :, HEAD + 2 * c :] = np.eye(c)
-        mean = maps @ self.mean
-        mean[:m] = mu + between @ self.mean[HEAD : HEAD + c]
-        cov = maps @ self.cov @ maps.T
-        cov[:m, :m] += spare
-        cov[range(m, 2 * m), range(m, 2 * m)] += SCATTER**2 * ~same.any(axis=1)
-        return mean, cov
-
-    def _carry(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Regression of eps at `points` on eps of the cells with runs, and the covariance it leaves."""
-        own = kernel(points, points, self.discrepancy, self.prior.reach)
-        if not len(self.cells):
-            return np.zeros((len(points), 0)), own
-        cross = kernel(points, self.cells, self.discrepancy, self.prior.reach)
-        inner = kernel(self.cells, self.cells, self.discrepancy, self.prior.reach)
-        between = np.linalg.solve(inner + 1e-9 * np.eye(len(inner)), cross.T).T
-        return between, own - between @ cross.T
-
-
-def kernel(left: np.ndarray, right: np.ndarray, sd: float, reach: float) -> np.ndarray:
-    """Exponential covariance: rough, so that near cells inform each other without deciding for each other."""
-    distance = np.sqrt(((left[:, None] - right[None]) ** 2).sum(axis=2))
-    return sd**2 * np.exp(-distance / reach)
 
 
 @dataclass
@@ -113,7 +36,8 @@ class _Data:
     doubt: np.ndarray | float
 
     def variance(self, noise: float, height: np.ndarray) -> np.ndarray:
-        """Of a run's relative loss around the model; a wall's own height is not trusted beyond the cap."""
+        """Of a run's relative loss around the model; a wall's own height is not trusted beyond the
+        cap."""
         capped = np.where(self.censored, 2 * CAP, np.minimum(height, CAP))
         return noise**2 + self.doubt**2 + (MISFIT * capped) ** 2
 
@@ -131,11 +55,14 @@ def _data(runs: Runs) -> _Data:
 
 
 def fit(runs: Runs, prior: Prior, rounds: int = 3) -> Posterior:
-    """MAP of all latents with its Laplace covariance; noise and discrepancy by EM, each with a prior worth a few runs."""
+    """MAP of all latents with its Laplace covariance; noise and discrepancy by EM, each with a
+    prior worth a few runs."""
     data = _data(runs)
     c = len(data.cells)
     mean = np.concatenate([prior.mean, prior.valley_mean, np.zeros(3 * c)])
-    state = Posterior(prior, data.cells, mean, np.zeros((0, 0)), prior.noise, prior.discrepancy, len(runs))
+    state = Posterior(
+        prior, data.cells, mean, np.zeros((0, 0)), prior.noise, prior.discrepancy, len(runs)
+    )
     if not len(runs):
         return replace(state, cov=np.linalg.inv(_precision(state)))
     best = data.x[~data.censored & (data.y == 0)]
@@ -172,7 +99,11 @@ def _model(z: np.ndarray, data: _Data) -> tuple[np.ndarray, np.ndarray, np.ndarr
     out = np.zeros((len(rows), len(z)))
     by_mu = -h * slope
     out[:, :7] = by_mu[:, None] * gradient[data.cell]
-    out[:, 7], out[:, 8], out[:, 9] = height, height * data.cells[data.cell, 0], height * data.cells[data.cell, 1]
+    out[:, 7], out[:, 8], out[:, 9] = (
+        height,
+        height * data.cells[data.cell, 0],
+        height * data.cells[data.cell, 1],
+    )
     out[:, 10] = h * by_k
     out[rows, HEAD + data.cell] = by_mu
     out[rows, HEAD + c + data.cell] = height
@@ -180,8 +111,11 @@ def _model(z: np.ndarray, data: _Data) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return height + np.where(data.censored, 0, z[HEAD + 2 * c + data.cell]), height, out
 
 
-def _weights(state: Posterior, data: _Data, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(residual, weight, Jacobian) at z; a censored run that is predicted above the cap weighs nothing."""
+def _weights(
+    state: Posterior, data: _Data, z: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(residual, weight, Jacobian) at z; a censored run that is predicted above the cap weighs
+    nothing."""
     predicted, height, jacobian = _model(z, data)
     residual = data.y - predicted
     variance = data.variance(state.noise, height)
@@ -199,7 +133,10 @@ def _climb(state: Posterior, data: _Data, steps: int = 40) -> Posterior:
         r = data.y - predicted
         v = data.variance(state.noise, height)
         fits = (TAIL + 1) * np.log1p(r**2 / v / TAIL) + np.log(v)
-        return float(np.where(data.censored & (r < 0), 0, fits).sum() + (at - centre) @ precision @ (at - centre))
+        return float(
+            np.where(data.censored & (r < 0), 0, fits).sum()
+            + (at - centre) @ precision @ (at - centre)
+        )
 
     value = objective(z)
     for _ in range(steps):
@@ -230,7 +167,9 @@ def _scales(state: Posterior, data: _Data) -> Posterior:
     noise = (4 * state.prior.noise**2 + share @ residual**2) / (4 + share @ (1 - leverage))
     c = len(state.cells)
     eps = slice(HEAD, HEAD + c)
-    unit = np.linalg.inv(kernel(state.cells, state.cells, 1.0, state.prior.reach) + 1e-6 * np.eye(c))
+    unit = np.linalg.inv(
+        kernel(state.cells, state.cells, 1.0, state.prior.reach) + 1e-6 * np.eye(c)
+    )
     seen = state.mean[eps] @ unit @ state.mean[eps] + np.trace(unit @ state.cov[eps, eps])
     tau = (8 * state.prior.discrepancy**2 + seen) / (8 + c)
     return replace(state, noise=float(np.sqrt(noise)), discrepancy=float(np.sqrt(tau)))

@@ -1,4 +1,5 @@
-"""From the fitted law to a recommendation: the lr that loses least on average, intervals, reasons."""
+"""From the fitted law to a recommendation: the lr that loses least on average, intervals,
+reasons."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from scaling.batchlaw import NAMES, valley
-from scaling.hierarchy import Posterior, Runs
+from scaling.posterior import Posterior, Runs
 from search.knowledge import Knowledge
 from search.records import Recommendation
 
@@ -62,7 +63,10 @@ def describe(posterior: Posterior) -> str:
     share = 1 / (1 + math.exp(4 * delta))
     p, q = share * p1 + (1 - share) * p2, share * q1 + (1 - share) * q2
     branch = "noise-limited" if share > 0.5 else "curvature-limited"
-    return f"batch-conditional law, {branch} here: lr* ~ N^{-a:+.2f} D^{q:+.2f} B^{p:+.2f} near the target"
+    return (
+        f"batch-conditional law, {branch} here: lr* ~ N^{-a:+.2f} D^{q:+.2f} B^{p:+.2f} "
+        "near the target"
+    )
 
 
 def refuse(posterior: Posterior, runs: Runs) -> list[str]:
@@ -72,12 +76,18 @@ def refuse(posterior: Posterior, runs: Runs) -> list[str]:
         return ["No trial has ended yet."]
     if not finite.any():
         return [f"All {len(runs)} trials diverged: lower the range of lrs."]
-    same = np.all(np.abs(posterior.cells[:, None] - np.column_stack([runs.n, runs.d, runs.b])[None]) < 1e-8, axis=2)
+    same = np.all(
+        np.abs(posterior.cells[:, None] - np.column_stack([runs.n, runs.d, runs.b])[None]) < 1e-8,
+        axis=2,
+    )
     if (same & finite).sum(axis=1).max() < 2:
         return ["No proxy has finished at two lrs, so no valley is seen."]
     _, sd = posterior.predict()
     if sd > VAGUE:
-        return [f"The best lr is known only to a factor of {math.exp(sd):.1f} (one sd): run more trials."]
+        return [
+            f"The best lr is known only to a factor of {math.exp(sd):.1f} (one sd): run more "
+            "trials."
+        ]
     return []
 
 
@@ -89,12 +99,18 @@ def doubts(posterior: Posterior, runs: Runs) -> list[str]:
     if len(sizes) == 1 and abs(sizes[0]) > 1e-6:
         found.append("Only one size was run: how lr* moves with N is taken from published laws.")
     if -sizes.max() > FAR:
-        found.append(f"The target has {math.exp(-sizes.max()):.0f} times the parameters of the largest proxy.")
+        found.append(
+            f"The target has {math.exp(-sizes.max()):.0f} times the parameters of the largest "
+            "proxy."
+        )
     if posterior.mean[0] < -2 * math.sqrt(posterior.cov[0, 0]):
         found.append("lr* rises with N here, against all published evidence.")
     open_cells = _edges(posterior, runs)
     if open_cells:
-        found.append(f"In {open_cells} of {len(posterior.cells)} cells the best lr is the lowest or highest that was run.")
+        found.append(
+            f"In {open_cells} of {len(posterior.cells)} cells the best lr is the lowest or "
+            "highest that was run."
+        )
     return found
 
 
@@ -103,6 +119,9 @@ def _edges(posterior: Posterior, runs: Runs) -> int:
     for cell in posterior.cells:
         mine = np.all(np.abs(points - cell) < 1e-8, axis=1) & np.isfinite(runs.loss)
         x = runs.log_lr[mine]
-        if len(x) and x[np.argmin(runs.loss[mine])] in (x.min(), runs.log_lr[np.all(np.abs(points - cell) < 1e-8, axis=1)].max()):
+        if len(x) and x[np.argmin(runs.loss[mine])] in (
+            x.min(),
+            runs.log_lr[np.all(np.abs(points - cell) < 1e-8, axis=1)].max(),
+        ):
             count += 1
     return count

@@ -1,4 +1,5 @@
-"""What a history says about the target under the batch-conditional law, and which runs would say more."""
+"""What a history says about the target under the batch-conditional law, and which runs would say
+more."""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ from scaling.batchlaw import prior
 from scaling.batchsize import STEP as BATCH_STEP
 from scaling.batchsize import fit_batches
 from scaling.design import Choice, Design
-from scaling.hierarchy import Posterior, Runs, fit
+from scaling.hierarchy import fit
+from scaling.posterior import Posterior, Runs
 from search.budget import Spending
 from search.ladder import ladder
 from search.menu import point
@@ -72,7 +74,8 @@ class Knowledge:
         return kept
 
     def best_batch(self, n: float, d: float) -> float:
-        """ln of the batch of most interest at (ln N, ln D): the target's, or the predicted best where it is searched."""
+        """ln of the batch of most interest at (ln N, ln D): the target's, or the predicted best
+        where it is searched."""
         if not self.joint:
             return float(self.origin[2])
         return self.batches.predict(n - self.origin[0], d - self.origin[1])[0]
@@ -84,7 +87,11 @@ class Knowledge:
     def runs(self) -> Runs:
         """Finished and diverged trials, relative to the target."""
         rows = [
-            (*(np.array(point(t.run)) - self.origin), math.log(t.lr), math.inf if t.loss is None else t.loss)
+            (
+                *(np.array(point(t.run)) - self.origin),
+                math.log(t.lr),
+                math.inf if t.loss is None else t.loss,
+            )
             for t in self.history
             if t.status in ("finished", "diverged")
         ]
@@ -93,7 +100,10 @@ class Knowledge:
     @cached_property
     def posterior(self) -> Posterior:
         n, d, b = np.exp(self.origin)
-        return fit(self.runs, prior(n, d, b, self.problem.target.parametrisation))
+        return fit(
+            self.runs,
+            prior(n, d, b, self.problem.lr_range, self.problem.target.parametrisation),
+        )
 
     @cached_property
     def share_of_target(self) -> float:
@@ -103,6 +113,14 @@ class Knowledge:
     def size(self, trial: Trial) -> float:
         """ln N of a trial's model."""
         return point(trial.run)[0]
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """ln of the lowest and highest lr to be asked for: wider than the range where the choice is
+        free."""
+        low, high = (math.log(v) for v in self.problem.lr_range)
+        margin = math.log(4.0) if self.problem.proxies is None else 0.0
+        return low - margin, high + margin
 
     @cached_property
     def joint(self) -> bool:
@@ -134,7 +152,8 @@ class Knowledge:
         return np.array([self.problem.budget.share(self._forecast(run)) for run in self.candidates])
 
     def choices(self, slots: int) -> Iterator[Choice]:
-        """The next runs, best first, until `slots` are filled, the budget is, or they are not worth their cost."""
+        """The next runs, best first, until `slots` are filled, the budget is, or they are not worth
+        their cost."""
         if not self.candidates:
             return
         design = Design(self.posterior, self.points, self.costs, self.target)
@@ -146,7 +165,7 @@ class Knowledge:
                 design.assume(same, np.array([math.log(proposal.lr)]))
         left = 1 - self.problem.budget.share(spent)
         slots = min(slots, self.settings.max_trials - len(self.history) - len(self.history.running))
-        low, high = (math.log(v) for v in self.problem.lr_range)
+        low, high = self.limits
         if self.joint and slots > 0 and not self.history.running:
             yield from self._for_batch(design, left, low, high)
             return
@@ -163,7 +182,8 @@ class Knowledge:
         return int(same[0]) if len(same) else None
 
     def _for_batch(self, design: Design, left: float, low: float, high: float) -> Iterator[Choice]:
-        """The better of one choice for the lr and one for the batch, by expected loss saved per cost."""
+        """The better of one choice for the lr and one for the batch, by expected loss saved per
+        cost."""
         offers: list[tuple[float, list[Choice]]] = []
         mean, cov = design.mean[: len(self.points)], np.diag(design.cov)[: len(self.points)]
         if (lr := design.choose(left, low, high)) and self.worth(lr, self.posterior):
@@ -176,11 +196,18 @@ class Knowledge:
         doubt = np.array([h * cov[which == i].min() for i in range(len(pairs))])
         over_b = Design(self.batches, cells, costs, np.zeros(3), BATCH_STEP, doubt)
         widest = self.points[:, 2] + self.origin[2]
-        if (batch := over_b.choose(left, widest.min(), widest.max())) and self.worth(batch, self.batches):
+        if (batch := over_b.choose(left, widest.min(), widest.max())) and self.worth(
+            batch, self.batches
+        ):
             own = np.flatnonzero(which == batch.cell)
             picked = {int(own[np.argmin(np.abs(widest[own] - b))]) for b in batch.log_lr}
             runs = [
-                replace(batch, cell=i, log_lr=(float(np.clip(mean[i], low, high)),), cost=float(self.costs[i]))
+                replace(
+                    batch,
+                    cell=i,
+                    log_lr=(float(np.clip(mean[i], low, high)),),
+                    cost=float(self.costs[i]),
+                )
                 for i in sorted(picked)
             ]
             offers.append((self.value(batch, self.batches) / batch.cost, runs))

@@ -1,4 +1,5 @@
-"""A recorded sweep as a world: any strategy runs in it, in milliseconds, by interpolation inside the table."""
+"""A recorded sweep as a world: any strategy runs in it, in milliseconds, by interpolation inside
+the table."""
 
 from __future__ import annotations
 
@@ -6,24 +7,21 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 
-from search.budget import Budget, CostModel
+from search.budget import CostModel
 from search.records import History, Problem, Proposal, Trial
 from search.session import Session
 from search.strategy import Done, Strategy
 from search.table import Cell, Table
 from trainer.config import DataConfig, RunConfig
-from trainer.counts import parameters, run_flops
+from trainer.counts import parameters
 from trainer.errors import UserError
 
 BANDWIDTH = 0.45  # ln lr; a little over one step of the sqrt(2) grids that sweeps use
-FLOOR = 0.01  # heights above the lowest loss are smoothed as ln(height + 1 %): the wall must not bend the valley
+FLOOR = 0.01  # heights are smoothed as ln(height + 1 %): the wall must not bend the valley
 STEP = 0.01  # ln lr between the points at which a smoothed curve is kept
-
-Holdout = Literal["size", "run"]
 
 
 @dataclass(frozen=True)
@@ -38,9 +36,11 @@ class Curve:
 
 
 def smooth(cell: Cell, bandwidth: float = BANDWIDTH) -> Curve:
-    """Local quadratic regression of ln(loss / lowest - 1 + FLOOR) on ln lr (Gaussian weights, at least 4 points' worth).
+    """Local quadratic regression of ln(loss / lowest - 1 + FLOOR) on ln lr (Gaussian weights, at
+    least 4 points' worth).
 
-    Between a finished and a diverged lr the curve ends half-way: beyond, the run counts as diverged.
+    Between a finished and a diverged lr the curve ends half-way: beyond, the run counts as
+    diverged.
     """
     alive = np.isfinite(cell.loss)
     x, low = cell.log_lr[alive], float(cell.loss[alive].min())
@@ -51,7 +51,9 @@ def smooth(cell: Cell, bandwidth: float = BANDWIDTH) -> Curve:
     weight = np.exp(-0.5 * (gap / np.maximum(bandwidth, 0.7 * fourth)[:, None]) ** 2)
     powers = np.stack([np.ones_like(gap), gap, gap**2], axis=-1)
     normal = np.einsum("gp,gpi,gpj->gij", weight, powers, powers) + 1e-9 * np.eye(3)
-    fitted = np.linalg.solve(normal, np.einsum("gp,gpi,p->gi", weight, powers, y)[..., None])[:, 0, 0]
+    fitted = np.linalg.solve(normal, np.einsum("gp,gpi,p->gi", weight, powers, y)[..., None])[
+        :, 0, 0
+    ]
     loss = low * (1 + np.exp(fitted) - FLOOR)
     nearest = np.abs(grid[:, None] - cell.log_lr[None, :]).argmin(axis=1)
     return Curve(grid, np.where(alive[nearest], loss, math.inf))
@@ -59,7 +61,8 @@ def smooth(cell: Cell, bandwidth: float = BANDWIDTH) -> Curve:
 
 @dataclass(frozen=True)
 class World:
-    """Answers proposals from `table`: lrs and batches in between by interpolation, N and D only where measured."""
+    """Answers proposals from `table`: lrs and batches in between by interpolation, N and D only
+    where measured."""
 
     table: Table
     noise: float | None = None
@@ -90,15 +93,23 @@ class World:
         n, d, b = self.key(run)
         batches = self.table.batches(n, d)
         if not batches:
-            raise UserError(f"The table has no runs of N={n:g}, D={d:g}: ask for a run of Problem.proxies.")
+            raise UserError(
+                f"The table has no runs of N={n:g}, D={d:g}: ask for a run of Problem.proxies."
+            )
         if not batches[0] <= b <= batches[-1]:
-            raise UserError(f"The table has batches of {batches[0]} to {batches[-1]} tokens at N={n:g}, D={d:g}, not {b}.")
+            raise UserError(
+                f"The table has batches of {batches[0]} to {batches[-1]} tokens at N={n:g}, "
+                f"D={d:g}, not {b}."
+            )
         low, high = max(v for v in batches if v <= b), min(v for v in batches if v >= b)
         x = math.log(lr)
         ends = [self.curves[n, d, v] for v in (low, high)]
         first, last = max(c.log_lr[0] for c in ends), min(c.log_lr[-1] for c in ends)
-        if not first - 1e-9 <= x <= last + 1e-9:
-            raise UserError(f"The table has lrs of {math.exp(first):.3g} to {math.exp(last):.3g} here, not {lr:.3g}.")
+        if not first - 0.01 <= x <= last + 0.01:
+            raise UserError(
+                f"The table has lrs of {math.exp(first):.3g} to {math.exp(last):.3g} here, not "
+                f"{lr:.3g}."
+            )
         share = 0.0 if low == high else math.log(b / low) / math.log(high / low)
         left, right = ends[0].at(x), ends[1].at(x)
         return left if share == 0 else (1 - share) * left + share * right
@@ -106,37 +117,63 @@ class World:
     def range(self, run: RunConfig) -> tuple[float, float]:
         """Smallest and largest lr that can be answered for `run`."""
         n, d, b = self.key(run)
-        near = [v for v in self.table.batches(n, d)]
-        ends = [max((v for v in near if v <= b), default=near[0]), min((v for v in near if v >= b), default=near[-1])]
+        near = self.table.batches(n, d)
+        ends = [
+            max((v for v in near if v <= b), default=near[0]),
+            min((v for v in near if v >= b), default=near[-1]),
+        ]
         spans = [self.curves[n, d, v].log_lr for v in ends]
         return math.exp(max(s[0] for s in spans)), math.exp(min(s[-1] for s in spans))
 
     def run(self, proposal: Proposal, cost: CostModel) -> Trial:
         """The proposal as it would have ended; outside the table it is `failed`, at no cost."""
-        common = {"id": proposal.id, "parent": proposal.parent, "run": proposal.run, "horizon": proposal.horizon}
+        common = {
+            "id": proposal.id,
+            "parent": proposal.parent,
+            "run": proposal.run,
+            "horizon": proposal.horizon,
+        }
         try:
             if proposal.horizon != proposal.run.tokens or proposal.start:
-                raise UserError("A recorded sweep holds whole runs only: horizon = run.tokens, start = 0.")
+                raise UserError(
+                    "A recorded sweep holds whole runs only: horizon = run.tokens, start = 0."
+                )
             loss = self.loss(proposal.run, proposal.lr)
         except UserError as error:
             return Trial(**common, status="failed", error=str(error), tags=proposal.tags)
-        key = [self.seed, *self.key(proposal.run), round(1e6 * (20 + math.log(proposal.lr))), proposal.run.seed]
+        key = [
+            self.seed,
+            *self.key(proposal.run),
+            round(1e6 * (20 + math.log(proposal.lr))),
+            proposal.run.seed,
+        ]
         loss *= 1 + self.sd * float(np.random.default_rng(key).standard_normal())
         bill = cost.forecast(proposal.run, proposal.train_tokens)
         cap = 1.5 * self._ceiling
         ended = {"status": "finished", "loss": loss} if loss < cap else {"status": "diverged"}
-        return Trial(**common, **ended, seconds=bill.seconds, flops=bill.flops, usd=bill.usd, tags=proposal.tags)
+        return Trial(
+            **common,
+            **ended,
+            seconds=bill.seconds,
+            flops=bill.flops,
+            usd=bill.usd,
+            tags=proposal.tags,
+        )
 
     @cached_property
     def _ceiling(self) -> float:
-        """The worst of the cells' best losses: half as much again is divergence, as the trainer's cap would find."""
+        """The worst of the cells' best losses: half as much again is divergence, as the trainer's
+        cap would find."""
         return max(float(curve.loss.min()) for curve in self.curves.values())
 
     def configuration(self, n: int, d: int, b: int) -> RunConfig:
-        return RunConfig(model=self.table.models[n], data=DataConfig(val_tokens=1), tokens=d, batch=b)
+        return RunConfig(
+            model=self.table.models[n], data=DataConfig(val_tokens=1), tokens=d, batch=b
+        )
 
     def best(self, run: RunConfig, batches: bool = False) -> tuple[float, float, int]:
-        """(lowest smoothed loss, its lr, its batch) of the target; over the measured batches too where asked."""
+        """(lowest smoothed loss, its lr, its batch) of the target; over the measured batches too
+        where asked."""
         n, d, b = self.key(run)
         found = []
         for batch in self.table.batches(n, d) if batches else [b]:
@@ -149,7 +186,8 @@ class World:
 
 
 def estimate_noise(table: Table, curves: dict[tuple[int, int, int], Curve]) -> float:
-    """Relative sd of a run's loss: of repeated runs where there are some, else of residuals within 2 % of the floor."""
+    """Relative sd of a run's loss: of repeated runs where there are some, else of residuals within
+    2 % of the floor."""
     freedom = sum(cell.spread[1] for cell in table.cells.values())
     if freedom >= 10:
         total = sum(c.spread[0] / float(c.loss.min()) ** 2 for c in table.cells.values())
@@ -161,45 +199,6 @@ def estimate_noise(table: Table, curves: dict[tuple[int, int, int], Curve]) -> f
         residuals += [cell.loss[i] / curves[key].at(cell.log_lr[i]) - 1 for i in near]
     # 1.4826 x the median absolute deviation; the smoother leaves about 0.7 of a point's own noise
     return 1.4826 * float(np.median(np.abs(residuals))) / 0.7 if residuals else 0.0
-
-
-def problem_for(world: World, target: RunConfig, *, share: float, holdout: Holdout = "size", seed: int = 0) -> Problem:
-    """The problem of `target` with what is smaller as proxies and `share` of its FLOPs as budget.
-
-    Smaller means, for `size`: fewer parameters, any number of tokens; for `run`: that, and runs of the target's
-    size on fewer tokens. The target's own cell, and whatever is larger, is never shown.
-    """
-    n, d, b = world.key(target)
-    proxies = []
-    for n_, d_ in sorted({(n_, d_) for n_, d_, _ in world.table.cells}):
-        if n_ < n or (holdout == "run" and n_ == n and d_ < d):
-            batches = set(world.table.batches(n_, d_))
-            if min(batches) <= b <= max(batches):
-                batches.add(b)
-            proxies += [world.configuration(n_, d_, v) for v in sorted(batches)]
-    if not proxies:
-        raise UserError(f"The table has nothing smaller than N={n:g}, D={d:g}: choose a larger target, or --holdout run.")
-    return _problem(world, target, tuple(proxies), share, seed)
-
-
-def direct_problem(world: World, target: RunConfig, *, share: float, seed: int = 0) -> Problem:
-    """The same for peers that train at the target's size itself: all its recorded horizons up to the target's."""
-    n, d, b = world.key(target)
-    horizons = sorted({d_ for n_, d_, _ in world.table.cells if n_ == n and d_ <= d})
-    inside = [h for h in horizons if (near := world.table.batches(n, h)) and near[0] <= b <= near[-1]]
-    return _problem(world, target, tuple(world.configuration(n, h, b) for h in inside), share, seed)
-
-
-def _problem(world: World, target: RunConfig, proxies: tuple[RunConfig, ...], share: float, seed: int) -> Problem:
-    spans = [world.range(run) for run in proxies]
-    return Problem(
-        target=target,
-        budget=Budget(flops=share * run_flops(target, target.tokens)),
-        cost=CostModel(evaluations=0),
-        lr_range=(max(s[0] for s in spans), min(s[1] for s in spans)),
-        proxies=proxies,
-        seed=seed,
-    )
 
 
 def replay(strategy: Strategy, problem: Problem, world: World, slots: int = 4) -> History:
@@ -217,4 +216,6 @@ def _rounds(session: Session, slots: int) -> Iterator[list[Proposal]]:
         if isinstance(answer, Done):
             return
         yield answer
-    raise RuntimeError(f"{type(session.strategy).__name__} asked 10,000 times without coming to an end.")
+    raise RuntimeError(
+        f"{type(session.strategy).__name__} asked 10,000 times without coming to an end."
+    )

@@ -1,4 +1,5 @@
-"""hpt's own strategy: the runs that tell most about the target's best lr for their cost, and no more than they are worth."""
+"""hpt's own strategy: the runs that tell most about the target's best lr for their cost, and no
+more than they are worth."""
 
 from __future__ import annotations
 
@@ -27,11 +28,13 @@ class Transfer(Strategy):
     horizons: tuple[float, ...] = (1 / 16, 1 / 4, 1.0)
     """Shares of the target's tokens, likewise."""
     exchange: float = 0.05
-    """Loss that more compute brings, as a fraction of the loss per e-fold: a gap of delta in the target's loss is worth
-    delta / exchange of its cost. 0.05 is what compute-optimal ladders show near 2.5 nats (L falls 0.13 per e-fold)."""
+    """Loss that more compute brings, as a fraction of the loss per e-fold of compute: a gap of
+    delta at the target is worth delta / exchange of its cost. Compute-optimal ladders show 0.05
+    near 2.5 nats (the loss falls by 0.13 per e-fold)."""
     uses: float = 30.0
-    """Runs of the target's worth that will be trained at the answer. The search stops when the next trials cost more
-    than `uses` times what they are expected to save; infinity: when the budget is spent."""
+    """Runs of the target's cost that will be trained at the answer, other seeds and data included.
+    The search stops when the next trials cost more than `uses` times what they are expected to
+    save; infinity: when the budget is spent."""
     max_trials: int = 200
 
     def plan(self, history: History) -> list[Stage]:
@@ -42,7 +45,8 @@ class Transfer(Strategy):
             bill.setdefault(work.candidates[choice.cell], []).extend(choice.log_lr)
         if not bill and not history.trials:
             raise UserError(
-                f"The budget does not hold two of the cheapest proxy ({work.cheapest}): raise it, or allow smaller proxies."
+                "The budget does not hold two trials of the cheapest proxy: raise it, "
+                "or allow smaller sizes and horizons."
             )
         return [self._stage(work.problem, run, lrs) for run, lrs in bill.items()]
 
@@ -69,7 +73,9 @@ class Transfer(Strategy):
                 number = len(history.trials) + len(history.running) + len(proposals)
                 run = replace(work.candidates[choice.cell], lr=float(f"{math.exp(log_lr):.4g}"))
                 tags = {"expected_sd": round(math.sqrt(choice.variance), 4)}
-                proposals.append(Proposal(id=f"transfer-{number:03d}", run=run, horizon=run.tokens, tags=tags))
+                proposals.append(
+                    Proposal(id=f"transfer-{number:03d}", run=run, horizon=run.tokens, tags=tags)
+                )
         if proposals:
             return proposals[:slots]
         return [] if history.running else DONE
