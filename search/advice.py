@@ -108,20 +108,17 @@ def doubts(posterior: Posterior, runs: Runs) -> list[str]:
     open_cells = _edges(posterior, runs)
     if open_cells:
         found.append(
-            f"In {open_cells} of {len(posterior.cells)} cells the best lr is the lowest or "
-            "highest that was run."
+            f"In {open_cells} of {len(posterior.cells)} cells the best lr seems to lie "
+            "outside those that finished."
         )
     return found
 
 
 def _edges(posterior: Posterior, runs: Runs) -> int:
-    points, count = np.column_stack([runs.n, runs.d, runs.b]), 0
-    for cell in posterior.cells:
-        mine = np.all(np.abs(points - cell) < 1e-8, axis=1) & np.isfinite(runs.loss)
-        x = runs.log_lr[mine]
-        if len(x) and x[np.argmin(runs.loss[mine])] in (
-            x.min(),
-            runs.log_lr[np.all(np.abs(points - cell) < 1e-8, axis=1)].max(),
-        ):
-            count += 1
+    """Cells whose fitted optimum lies outside the lrs that finished there."""
+    points, finite = np.column_stack([runs.n, runs.d, runs.b]), np.isfinite(runs.loss)
+    mu, count = posterior.at(posterior.cells)[0], 0
+    for cell, best in zip(posterior.cells, mu, strict=False):
+        x = runs.log_lr[finite & np.all(np.abs(points - cell) < 1e-8, axis=1)]
+        count += len(x) > 0 and not x.min() <= best <= x.max()
     return count

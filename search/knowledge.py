@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,25 +24,17 @@ from search.menu import point
 from search.records import History, Problem, Trial
 from trainer.config import RunConfig
 
+if TYPE_CHECKING:
+    from search.strategies.transfer import Transfer
+
 NEAR_BATCHES = 5  # batches of the menu, nearest to the target's, that are considered at each (N, D)
-
-
-class Settings(Protocol):
-    """Of the strategy, read only."""
-
-    search: str
-    sizes: tuple[float, ...]
-    horizons: tuple[float, ...]
-    exchange: float
-    uses: float
-    max_trials: int
 
 
 @dataclass
 class Knowledge:
     """Made anew from a history at every decision; everything in it is derived."""
 
-    settings: Settings
+    settings: Transfer
     history: History
 
     @property

@@ -10,7 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from search.budget import CostModel
+from search.budget import CostModel, Spending
 from search.records import History, Problem, Proposal, Trial
 from search.session import Session
 from search.strategy import Done, Strategy
@@ -127,36 +127,31 @@ class World:
 
     def run(self, proposal: Proposal, cost: CostModel) -> Trial:
         """The proposal as it would have ended; outside the table it is `failed`, at no cost."""
-        common = {
-            "id": proposal.id,
-            "parent": proposal.parent,
-            "run": proposal.run,
-            "horizon": proposal.horizon,
-        }
+        run, loss, error = proposal.run, None, ""
         try:
-            if proposal.horizon != proposal.run.tokens or proposal.start:
+            if proposal.horizon != run.tokens or proposal.start:
                 raise UserError(
-                    "A recorded sweep holds whole runs only: horizon = run.tokens, start = 0."
+                    "A table holds whole runs only: horizon = run.tokens, start = 0."
                 )
-            loss = self.loss(proposal.run, proposal.lr)
-        except UserError as error:
-            return Trial(**common, status="failed", error=str(error), tags=proposal.tags)
-        key = [
-            self.seed,
-            *self.key(proposal.run),
-            round(1e6 * (20 + math.log(proposal.lr))),
-            proposal.run.seed,
-        ]
-        loss *= 1 + self.sd * float(np.random.default_rng(key).standard_normal())
-        bill = cost.forecast(proposal.run, proposal.train_tokens)
-        cap = 1.5 * self._ceiling
-        ended = {"status": "finished", "loss": loss} if loss < cap else {"status": "diverged"}
+            exact = self.loss(run, proposal.lr)
+            key = [self.seed, *self.key(run), round(1e6 * (20 + math.log(proposal.lr))), run.seed]
+            noisy = exact * (1 + self.sd * float(np.random.default_rng(key).standard_normal()))
+            loss = noisy if noisy < 1.5 * self._ceiling else None
+            bill = cost.forecast(run, proposal.train_tokens)
+        except UserError as refusal:
+            error, bill = str(refusal), Spending()
         return Trial(
-            **common,
-            **ended,
+            id=proposal.id,
+            parent=proposal.parent,
+            run=run,
+            horizon=proposal.horizon,
+            start=proposal.start,
+            status="failed" if error else "diverged" if loss is None else "finished",
+            loss=loss,
             seconds=bill.seconds,
             flops=bill.flops,
             usd=bill.usd,
+            error=error,
             tags=proposal.tags,
         )
 
