@@ -1,36 +1,29 @@
 """The optimum of loss against ln lr at one (N, D, B), from few noisy points.
 
-The valley is L(x) = L0 + curvature * h(x - m): quadratic at its floor m, growing only linearly far below it
-and with a wall above it (what 120 slices of the Step Law sweep, arXiv 2503.04715, show). m is integrated over
-a grid together with curvature, wall and noise, so two points give a wide answer and ten a narrow one.
+Form: loss = floor + h d^2 (1 + skew max(d, 0)), d = ln lr - optimum: a quadratic valley (the noisy quadratic limit
+near an optimum) with one-sided wall, for too high an lr costs more than one too low by the same factor.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
-from scipy.special import log_ndtr
+from scipy.optimize import least_squares
 
-from scaling.arrays import Array
+Array = np.ndarray
 
-Edge = Literal["low", "high"]
-
-KNEE = 1.2  # nats below the floor where the quadratic turns linear (median slice)
-WALLS = np.array([0.0, 0.4, 1.0, 2.5])  # cubic part of the high side, per nat
-WALL_PRIOR = np.log([0.4, 0.35, 0.18, 0.07])
-CURVATURE = (
-    0.02  # second derivative over the loss: median of the slices; 90 % lie within a factor of 3
-)
-CURVATURE_SD = 1.0  # of its ln: wider than the slices, other families differ
-NOISE = 7e-4  # of the loss, where no noise is told: a little over the seed noise at 124M (0.058 %)
-NOISE_WEIGHT = 6.0  # observations that this guess counts for
-FORM = 0.12  # error of the form: this fraction of a point's height above the best
-CLIFF, CLIFF_SD = 1.4, 0.7  # nats between the floor and the lowest lr that diverges
-REACH = 2.0  # nats beyond the lrs tried in which the floor may still lie
+# Priors, from 117 slices of Step Law's sweep (arXiv 2503.04715): x2 costs .84 % of the loss, /2 costs .33 %.
+RELATIVE_H, RELATIVE_H_SD = 0.0069, 1.2  # of the loss, ln lr^-2; sd of its logarithm
+SKEW, SKEW_SD = 1.0, 1.0
+FORM_ERROR = 0.25  # the form is trusted to this fraction of what a point lies above the floor
+NOISE = 0.001  # sd of a run's loss relative to it, where nothing better is known (0.06 % at 124M, more when smaller)
+MIN_SD = 0.05  # nats of ln lr: no finite sweep knows better (3-point fits scatter by 0.07)
+CLOSED = math.log(4) + 1e-9  # a divergence up to here above the best closes the bracket
+SAME = 0.02  # lrs closer than this in ln are one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,19 +38,19 @@ class Optimum:
     """Loss at the floor."""
     curvature: float
     """Second derivative of loss by ln lr at the floor; 0 when unknown."""
-    edge: Edge | None = None
+    skew: float = SKEW
+    """How much steeper the high side is: the excess there is times (1 + skew d)."""
+    edge: Literal["low", "high"] | None = None
     """The optimum lies at or beyond this end of the lrs that were tried; then `log_lr` is that end, not a fit."""
-    points: tuple[int, ...] = ()
-    """Indices of the observations used."""
-    method: str = ""
+    points: int = 0
+    """Distinct finite lrs used."""
     reasons: tuple[str, ...] = field(default=())
     """Doubts, one sentence each."""
 
-
-def valley(z: Array, wall: Array | float = 0.4) -> Array:
-    """Loss above the floor per unit curvature, z nats of lr from it: z^2/2 near 0, steeper above, linear far below."""
-    low = KNEE**2 * (np.sqrt(1 + (z / KNEE) ** 2) - 1)
-    return np.where(z < 0, low, z**2 / 2 * (1 + wall * z))
+    def excess(self, log_lr: Array | float) -> Array:
+        """Loss above the floor at `log_lr`, nats a token."""
+        d = np.asarray(log_lr, float) - self.log_lr
+        return self.curvature / 2 * d**2 * (1 + self.skew * np.maximum(d, 0))
 
 
 def fit_optimum(
@@ -67,128 +60,163 @@ def fit_optimum(
     diverged: Sequence[float] = (),
     noise: float | None = None,
 ) -> Optimum | None:
-    """The optimum of `loss` (nats/token) over peak `lr`; None only when there is no finite point.
+    """Fit the valley; None where no finite loss is given.
 
-    `diverged`: lrs of diverged runs, censored: the floor lies below the lowest of them, softly. `noise`: sd of
-    one run's loss in nats; None: estimated from repeated lrs and residuals, around 0.07 % of the loss.
+    lr: peak lrs of runs that finished; loss: theirs, nats a token. diverged: lrs of runs that diverged; they are
+    censored: known only to be worse than every finite one. noise: sd of one run's loss, nats.
     """
-    observed = _average(lr, loss)
-    if observed is None:
+    x, y, counts = _merged(lr, loss)
+    if not len(x):
         return None
-    x, y, counts, scatter, used = observed
+    sigma = noise if noise is not None else _noise(lr, loss, float(y.min()))
     best = int(np.argmin(y))
-    cliff, reasons = _cliff(diverged, x[best])
-    sigma = noise if noise else NOISE * abs(y[best])
-    weight = 1 / (1 / counts + (FORM * (y - y[best]) / sigma) ** 2)
-    free = math.inf if noise else NOISE_WEIGHT + float(np.sum(counts - 1))
-    floor = free * sigma**2 + scatter if not noise else sigma**2
-    lo, hi = x[0] - REACH, x[-1] + REACH
-    for step in range(2):  # a coarse look, then a finer one where the mass lies
-        grid = np.linspace(lo, hi, 161)
-        log_p, curvature, level = _posterior(grid, x, y, weight, floor, free, cliff)
-        p = np.exp(log_p - log_p.max())
-        p /= p.sum()
-        mean = float(p @ grid)
-        sd = max(math.sqrt(float(p @ (grid - mean) ** 2)), (hi - lo) / 160)
-        if step == 0:
-            lo, hi = max(lo, mean - 5 * sd), min(hi, mean + 5 * sd)
-    edge = _edge(x, best, cliff, float(p[grid < x[0]].sum()), float(p[grid > x[-1]].sum()))
-    if edge:
-        end = x[0] if edge == "low" else x[-1]
-        mean, sd = float(end), math.sqrt(float(p @ (grid - end) ** 2))
-        reasons.append(
-            f"The best lr tried, {math.exp(end):.3g}, is the {edge}est: the optimum may lie beyond it."
-        )
-    if len(x) < 3:
-        reasons.append(f"Only {len(x)} lr{'s' * (len(x) > 1)} finished: three make a bracket.")
-    return Optimum(
-        log_lr=mean, sd=sd, loss=float(p @ level), curvature=float(p @ curvature), edge=edge, points=used,
-        method=f"asymmetric valley through {len(x)} lrs", reasons=tuple(reasons),
-    )  # fmt: skip
-
-
-def regret(optimum: Optimum, log_lr: float) -> float:
-    """Expected loss given up (nats/token) by using `log_lr`, over the uncertainty of the optimum."""
-    curvature = optimum.curvature or CURVATURE * optimum.loss
-    nodes, weights = np.polynomial.hermite_e.hermegauss(21)
-    return curvature * float(
-        weights @ valley(log_lr - optimum.log_lr - optimum.sd * nodes) / weights.sum()
-    )
-
-
-def _average(
-    lr: Sequence[float], loss: Sequence[float]
-) -> tuple[Array, Array, Array, float, tuple[int, ...]] | None:
-    """Sorted ln lr, mean loss and count of each lr (equal within 2 %), the scatter within, and indices used."""
-    if len(lr) != len(loss) or any(not (math.isfinite(v) and v > 0) for v in lr):
-        raise ValueError(
-            "fit_optimum needs one loss for each lr, and lrs that are positive numbers."
-        )
-    used = sorted((i for i, v in enumerate(loss) if math.isfinite(v)), key=lambda i: lr[i])
-    if not used:
-        return None
-    groups: list[list[int]] = [[used[0]]]
-    for i in used[1:]:
-        same = math.log(lr[i] / lr[groups[-1][0]]) < 0.02
-        groups[-1].append(i) if same else groups.append([i])
-    x = np.array([np.mean([math.log(lr[i]) for i in g]) for g in groups])
-    y = np.array([np.mean([loss[i] for i in g]) for g in groups])
-    scatter = sum((loss[i] - m) ** 2 for g, m in zip(groups, y, strict=True) for i in g)
-    return x, y, np.array([float(len(g)) for g in groups]), float(scatter), tuple(sorted(used))
-
-
-def _cliff(diverged: Sequence[float], best: float) -> tuple[float | None, list[str]]:
-    """ln of the lowest lr above the best that diverged; a sentence when one below it did."""
-    logs = [math.log(v) for v in diverged]
-    above = [v for v in logs if v > best]
-    odd = [v for v in logs if v <= best]
-    reasons = (
-        [
-            f"A run at lr {math.exp(odd[0]):.3g}, not above the best, diverged: stability is not certain."
-        ]
-        if odd
-        else []
-    )
-    return (min(above) if above else None), reasons
-
-
-def _edge(x: Array, best: int, cliff: float | None, below: float, above: float) -> Edge | None:
-    """Which end the optimum lies at; a divergence up to x4 above the best closes the bracket."""
-    closed = cliff is not None and cliff - x[-1] <= math.log(4) + 1e-9
+    above = sorted(math.log(v) for v in diverged if math.log(v) > x[best])
+    walled = bool(above) and above[0] - x[-1] <= CLOSED  # a divergence far above bounds nothing
     if len(x) == 1:
-        return "low" if closed else "high"
-    if best == 0 and below > 0.2:
-        return "low"
-    return "high" if best == len(x) - 1 and above > 0.2 and not closed else None
+        return _ended(x, y, "low" if walled else "high", above, "only one learning rate finished")
+    if best == 0:
+        return _ended(x, y, "low", above, "the lowest learning rate tried is the best")
+    if best == len(x) - 1:
+        if not walled:
+            return _ended(x, y, "high", above, "the highest learning rate tried is the best")
+        return _ended(x, y, None, above, "the best learning rate is the last below divergence")
+    theta, sd = _valley(x, y, counts, sigma, above)
+    m, log_h, skew, floor = theta
+    reasons = [f"the optimum rests on {len(x)} learning rates"] if len(x) < 4 else []
+    if any(math.log(v) <= x[best] for v in diverged):
+        reasons.append(f"a run at lr {min(diverged):.3g}, not above the best, diverged: stability is not certain")
+    m = float(np.clip(m, x[0], x[-1]))
+    return Optimum(
+        log_lr=m,
+        sd=max(sd, MIN_SD),
+        loss=float(floor),
+        curvature=2 * math.exp(log_h),
+        skew=float(skew),
+        points=len(x),
+        reasons=tuple(reasons),
+    )
 
 
-def _posterior(
-    grid: Array, x: Array, y: Array, weight: Array, floor: float, free: float, cliff: float | None
-) -> tuple[Array, Array, Array]:
-    """ln density of the floor's place on `grid`, and there the expected curvature and floor loss.
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """Which lr to use when the optimum is only known to be about N(log_lr, sd)."""
 
-    L0 has a flat prior and is integrated out, curvature and wall are summed over, noise is a scaled
-    inverse chi^2 (Student t) of `free` observations; infinite: known.
+    log_lr: float
+    expected_regret: float
+    """Nats a token."""
+    worst_regret: float
+    """At the worse end of the 90 % interval."""
+
+
+def decide(optimum: Optimum, log_lr: float, sd: float) -> Decision:
+    """The lr of least expected excess loss, the optimum being normal about `log_lr`.
+
+    The high side is the steeper, so it is a shade below the mean.
     """
-    guess = math.log(CURVATURE * abs(float(y.min())) + 1e-300)
-    ks = guess + CURVATURE_SD * np.linspace(-3.5, 3.5, 29)
-    h = valley(x[None, None, :] - grid[:, None, None], WALLS[None, :, None])
-    w = weight / weight.sum()
-    h_mean, y_mean = h @ w, float(y @ w)
-    hc, yc = h - h_mean[..., None], y - y_mean
-    hh, hy, yy = (hc**2) @ weight, (hc * yc) @ weight, float(weight @ yc**2)
-    k = np.exp(ks)
-    rss = yy - 2 * k * hy[..., None] + k**2 * hh[..., None]
-    if math.isinf(free):
-        log_like = -rss / (2 * floor)
-    else:
-        log_like = -(free + len(x) - 1) / 2 * np.log(np.maximum(floor + rss, 1e-300))
-    log_all = log_like - (ks - guess) ** 2 / (2 * CURVATURE_SD**2) + WALL_PRIOR[None, :, None]
-    if cliff is not None:
-        log_all = log_all + log_ndtr((cliff - grid - CLIFF) / CLIFF_SD)[:, None, None]
-    top = log_all.max(axis=(1, 2), keepdims=True)
-    p = np.exp(log_all - top)
-    mass = p.sum(axis=(1, 2))
-    curvature = (p * k).sum(axis=(1, 2)) / mass
-    level = ((y_mean - k * h_mean[..., None]) * p).sum(axis=(1, 2)) / mass
-    return top[:, 0, 0] + np.log(mass), curvature, level
+    at_zero = replace(optimum, log_lr=0.0)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(41)
+    weights = weights / weights.sum()
+    shifts = np.linspace(-2, 1, 121) * sd
+    expected = np.array([weights @ at_zero.excess(shift - sd * nodes) for shift in shifts])
+    best = int(np.argmin(expected))
+    ends = at_zero.excess(shifts[best] - 1.645 * sd * np.array([-1.0, 1.0]))
+    return Decision(
+        log_lr=log_lr + float(shifts[best]),
+        expected_regret=float(expected[best]),
+        worst_regret=float(ends.max()),
+    )
+
+
+def _merged(lr: Sequence[float], loss: Sequence[float]) -> tuple[Array, Array, Array]:
+    """ln lr ascending, mean loss and number of runs; nearly equal lrs are one point."""
+    if len(lr) != len(loss) or any(not (math.isfinite(v) and v > 0) for v in lr):
+        raise ValueError("fit_optimum needs one loss for each lr, and lrs that are positive numbers.")
+    pairs = sorted((math.log(a), b) for a, b in zip(lr, loss, strict=True) if math.isfinite(b))
+    groups: list[list[tuple[float, float]]] = []
+    for pair in pairs:
+        if groups and pair[0] - groups[-1][0][0] < SAME:
+            groups[-1].append(pair)
+        else:
+            groups.append([pair])
+    means = np.array([np.mean(g, axis=0) for g in groups]).reshape(-1, 2)
+    return means[:, 0], means[:, 1], np.array([len(g) for g in groups], float)
+
+
+def _noise(lr: Sequence[float], loss: Sequence[float], level: float) -> float:
+    """sd of a run's loss: pooled over replicates where there are three or more, else the usual relative one."""
+    by_lr: dict[int, list[float]] = {}
+    for a, b in zip(lr, loss, strict=True):
+        if math.isfinite(b):
+            by_lr.setdefault(round(math.log(a) / SAME), []).append(b)
+    repeated = [g for g in by_lr.values() if len(g) > 1]
+    degrees = sum(len(g) - 1 for g in repeated)
+    if degrees < 3:
+        return NOISE * level
+    pooled = sum((len(g) - 1) * float(np.var(g, ddof=1)) for g in repeated) / degrees
+    return max(math.sqrt(pooled), 0.1 * NOISE * level)
+
+
+def _ended(x: Array, y: Array, edge: Literal["low", "high"] | None, above: Sequence[float], why: str) -> Optimum:
+    """The optimum where the tried lrs do not bracket it."""
+    best = int(np.argmin(y))
+    at, sd = float(x[best]), 1.0
+    if edge is None:  # between its lower neighbour and the first diverged run, which is known to be worse
+        low = float(x[best - 1]) if best else at - 1.0
+        sd = max((above[0] - low) / 4, MIN_SD)
+    h = RELATIVE_H * float(y[best])
+    return Optimum(
+        log_lr=at,
+        sd=sd,
+        loss=float(y[best]),
+        curvature=2 * h,
+        edge=edge,
+        points=len(x),
+        reasons=(why,),
+    )
+
+
+def _valley(x: Array, y: Array, counts: Array, sigma: float, above: Sequence[float]) -> tuple[Array, float]:
+    """MAP of (optimum, ln h, skew, floor) and the sd of the optimum by Laplace's approximation."""
+    lowest = float(y.min())
+    # A finite run is known to its noise; the form itself to a fraction of what it lies above the floor, so that the
+    # points near the optimum decide and distant ones only say on which side it is.
+    error = np.sqrt(sigma**2 / counts + (FORM_ERROR * (y - lowest)) ** 2)
+    cap = lowest + max(float(y.max()) - lowest, 0.05 * lowest)
+
+    def residuals(theta: Array) -> Array:
+        m, log_h, skew, floor = theta
+        h = math.exp(min(log_h, 50.0))
+
+        def form(at: Array) -> Array:
+            d = at - m
+            return floor + h * d**2 * (1 + skew * np.maximum(d, 0))
+
+        prior = [(log_h - math.log(RELATIVE_H * lowest)) / RELATIVE_H_SD, (skew - SKEW) / SKEW_SD]
+        censored = np.maximum(cap - form(np.array(above[:1])), 0) / (0.5 * cap - 0.5 * lowest + sigma)
+        return np.concatenate([(form(x) - y) / error, prior, censored])
+
+    start = _parabola(x, y)
+    log_h = math.log(RELATIVE_H * lowest)
+    bounds = ([x[0] - 2, log_h - 8, 0, -np.inf], [x[-1] + 2, log_h + 8, 10, np.inf])
+    found = least_squares(
+        residuals,
+        [start, log_h, SKEW, lowest],
+        bounds=bounds,
+        x_scale=[0.3, 1.0, 1.0, max(sigma, 1e-12)],
+        max_nfev=60,
+    )
+    # As soft as a Student t with the few points there are: the scatter may be larger than `sigma` says.
+    scatter = max(1.0, 2 * found.cost / max(1, len(x) - 2))
+    covariance = np.linalg.pinv(found.jac.T @ found.jac)
+    return found.x, math.sqrt(max(covariance[0, 0], 0) * scatter)
+
+
+def _parabola(x: Array, y: Array) -> float:
+    """Vertex of the parabola through the best point and, on either side, the one nearest to a factor of two away."""
+    best = int(np.argmin(y))
+    left = min(range(best), key=lambda i: abs(x[best] - x[i] - math.log(2)), default=None)
+    right = min(range(best + 1, len(x)), key=lambda i: abs(x[i] - x[best] - math.log(2)), default=None)
+    if left is None or right is None:
+        return float(x[best])
+    a, b, _ = np.polyfit(x[[left, best, right]] - x[best], y[[left, best, right]], 2)
+    return float(x[best] - b / (2 * a)) if a > 0 else float(x[best])

@@ -19,9 +19,7 @@ class Spending:
     usd: float = 0.0
 
     def __add__(self, other: Spending) -> Spending:
-        return Spending(
-            self.seconds + other.seconds, self.flops + other.flops, self.usd + other.usd
-        )
+        return Spending(self.seconds + other.seconds, self.flops + other.flops, self.usd + other.usd)
 
     def __mul__(self, times: float) -> Spending:
         return Spending(self.seconds * times, self.flops * times, self.usd * times)
@@ -54,7 +52,7 @@ class Budget:
 
     def needed(self, cost: Spending) -> str:
         """The caps that `cost` would need, in words."""
-        words = []
+        words: list[str] = []
         if self.usd is not None:
             words.append(f"${cost.usd:.2f}")
         if self.hours is not None:
@@ -82,7 +80,7 @@ class CostModel:
 
     usd_per_hour: float = 0.0
     """Price of one device."""
-    timings: dict[str, Timing] = field(default_factory=dict)
+    timings: dict[str, Timing] = field(default_factory=dict[str, Timing])
     """By `shape_key`; other shapes are scaled from the nearest by FLOPs."""
     evaluations: int = 1
     """Validation passes a trial makes."""
@@ -94,11 +92,7 @@ class CostModel:
         seconds = 0.0
         if timing is not None:
             steps = tokens / run.batch
-            seconds = (
-                steps * timing.step_seconds
-                + self.evaluations * timing.eval_seconds
-                + timing.startup_seconds
-            )
+            seconds = steps * timing.step_seconds + self.evaluations * timing.eval_seconds + timing.startup_seconds
         return Spending(seconds, flops, seconds / 3600 * self.usd_per_hour)
 
     def timing(self, run: RunConfig) -> Timing | None:

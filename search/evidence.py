@@ -1,33 +1,27 @@
-"""What a history says about each (N, D, B): its trials grouped into cells, with the optimum of each."""
+"""What a history says: its trials grouped into cells that differ in nothing but the lr, each with its optimum."""
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from dataclasses import dataclass, replace
 
 from scaling.optimum import Optimum, fit_optimum
 from search.records import History, Trial
-from trainer.config import RunConfig
-from trainer.counts import flops_per_token, parameters
+from trainer.config import RunConfig, to_dict
+from trainer.counts import parameters
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """Trials that differ only in lr and seed, compared at the same horizon."""
+    """Trials of one run at several lrs, compared at one horizon."""
 
     run: RunConfig
-    """What they share; lr None, seed 0."""
+    """Without lr; its seed is the first trial's."""
     horizon: int
-    """D: tokens trained when the loss was measured."""
-    lrs: tuple[float, ...]
-    losses: tuple[float, ...]
-    """nats a token, one for each of `lrs`."""
-    diverged: tuple[float, ...]
-    """lrs of diverged trials."""
-    trials: tuple[str, ...]
-    """Ids: those of `lrs` in order, then the diverged ones."""
-    optimum: Optimum | None
-    """None when no trial finished."""
+    """D: tokens after which the losses were measured."""
+    trials: tuple[Trial, ...]
+    """Finished and diverged ones."""
 
     @property
     def n_total(self) -> int:
@@ -39,35 +33,36 @@ class Cell:
 
     @property
     def batch(self) -> int:
-        """Tokens an optimiser step."""
         return self.run.batch
 
     @property
-    def flops(self) -> float:
-        """C: training FLOPs of one run up to the horizon."""
-        return float(flops_per_token(self.run.model)) * self.horizon
+    def lrs(self) -> list[float]:
+        """Of finished trials."""
+        return [t.lr for t in self.trials if t.loss is not None]
+
+    @property
+    def losses(self) -> list[float]:
+        return [t.loss for t in self.trials if t.loss is not None]
+
+    @property
+    def diverged(self) -> list[float]:
+        return [t.lr for t in self.trials if t.loss is None]
+
+    @property
+    def cut_short(self) -> bool:
+        """The schedule was laid for more tokens than were trained: the loss is not annealed."""
+        return self.run.steps_at(self.horizon) < self.run.steps
+
+    def optimum(self) -> Optimum | None:
+        return fit_optimum(self.lrs, self.losses, diverged=self.diverged)
 
 
-def cells(history: History, *, noise: float | None = None) -> list[Cell]:
-    """The cells of `history`, ordered by N, then D; `noise`: sd of one run's loss in nats, None: estimated.
-
-    Pruned and failed trials say nothing about a loss and are left out.
-    """
-    groups: dict[tuple[RunConfig, int], list[Trial]] = defaultdict(list)
+def cells(history: History) -> list[Cell]:
+    """Cells in the order of (N, D, B). Warmup is not told apart: strategies shorten it with the horizon."""
+    groups: dict[str, list[Trial]] = defaultdict(list)
     for trial in history:
         if trial.status in ("finished", "diverged"):
-            groups[replace(trial.run, lr=None, seed=0), trial.horizon].append(trial)
-    found = [_cell(run, horizon, trials, noise) for (run, horizon), trials in groups.items()]
-    return sorted(found, key=lambda cell: (cell.n_total, cell.horizon))
-
-
-def _cell(run: RunConfig, horizon: int, trials: list[Trial], noise: float | None) -> Cell:
-    done = [t for t in trials if t.status == "finished" and t.loss is not None]
-    lost = [t for t in trials if t.status == "diverged"]
-    lrs, losses = tuple(t.lr for t in done), tuple(float(t.loss or 0.0) for t in done)
-    diverged = tuple(t.lr for t in lost)
-    return Cell(
-        run=run, horizon=horizon, lrs=lrs, losses=losses, diverged=diverged,
-        trials=tuple(t.id for t in done + lost),
-        optimum=fit_optimum(lrs, losses, diverged=diverged, noise=noise),
-    )  # fmt: skip
+            same = replace(trial.run, lr=None, seed=0, warmup=0)
+            groups[json.dumps([to_dict(same), trial.horizon])].append(trial)
+    found = [Cell(run=replace(g[0].run, lr=None), horizon=g[0].horizon, trials=tuple(g)) for g in groups.values()]
+    return sorted(found, key=lambda c: (c.n_non_embedding, c.horizon, c.batch))

@@ -74,6 +74,9 @@ class Trial:
     train_curve: tuple[tuple[int, float], ...] = ()
     """(tokens, mean training loss since the point before)."""
     seconds: float = 0.0
+    """It held its slot (a device, or a core of a machine without one): what is billed."""
+    train_seconds: float = 0.0
+    """Of these, inside the worker."""
     flops: float = 0.0
     usd: float = 0.0
     device: str = ""
@@ -95,17 +98,14 @@ class Trial:
 
     @property
     def tokens_per_second(self) -> float:
-        return (self.horizon - self.start) / self.seconds if self.seconds else 0.0
+        return (self.horizon - self.start) / self.train_seconds if self.train_seconds else 0.0
 
     def to_json(self) -> dict[str, Any]:
         return to_dict(self)
 
     @staticmethod
     def from_json(values: dict[str, Any]) -> Trial:
-        curves = {
-            k: tuple((int(t), float(v)) for t, v in values.get(k, ()))
-            for k in ("curve", "train_curve")
-        }
+        curves = {k: tuple((int(t), float(v)) for t, v in values.get(k, ())) for k in ("curve", "train_curve")}
         return from_dict(Trial, {**values, **curves})
 
 

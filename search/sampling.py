@@ -8,13 +8,13 @@ from typing import Literal
 
 import numpy as np
 import optuna
-from optuna.distributions import FloatDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
 Sampler = Literal["random", "qmc", "tpe", "gp"]
-STARTUP = (
-    3  # observations from which tpe and gp start to model; until then they would draw at random
-)
+STARTUP = 3  # observations from which tpe and gp start to model; until then they would draw at random
 
 
 def sample_lrs(
@@ -33,7 +33,7 @@ def sample_lrs(
     if sampler in ("tpe", "gp") and sum(loss is not None for _, loss in observed) < STARTUP:
         sampler, observed = "qmc", ()
     low, high = lr_range
-    space = {"lr": FloatDistribution(low, high, log=True)}
+    space: dict[str, BaseDistribution] = {"lr": FloatDistribution(low, high, log=True)}
     study = optuna.create_study(sampler=_make(sampler, _mix(seed)))
     finite = [loss for _, loss in observed if loss is not None]
     for lr, loss in observed:
@@ -56,9 +56,7 @@ def _make(sampler: Sampler, seed: int) -> optuna.samplers.BaseSampler:
             case "random":
                 return optuna.samplers.RandomSampler(seed=seed)
             case "qmc":
-                return optuna.samplers.QMCSampler(
-                    scramble=True, seed=seed, warn_independent_sampling=False
-                )
+                return optuna.samplers.QMCSampler(scramble=True, seed=seed, warn_independent_sampling=False)
             case "tpe":
                 return optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTUP)
             case "gp":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from dataclasses import dataclass, field
+from typing import Any
 
 from search.budget import Spending
 from search.records import History, Problem, Proposal, Trial
@@ -60,6 +62,32 @@ class Session:
         cost = self.problem.cost.forecast(proposal.run, proposal.train_tokens)
         slower = self.correction
         return Spending(cost.seconds * slower, cost.flops, cost.usd * slower)
+
+    def billed(self, proposal: Proposal, outcome: dict[str, Any], seconds: float) -> Trial:
+        """The record of a proposal that ended so, after it held a slot for `seconds`."""
+        return Trial(
+            id=proposal.id,
+            parent=proposal.parent,
+            run=proposal.run,
+            horizon=proposal.horizon,
+            start=proposal.start,
+            tags=proposal.tags,
+            seconds=seconds,
+            usd=seconds / 3600 * self.problem.cost.usd_per_hour,
+            **outcome,
+        )
+
+    def seconds_limit(self, proposal: Proposal) -> float:
+        """The hard stop of a proposal just admitted: what the caps on time and money leave beside the others."""
+        budget, price = self.problem.budget, self.problem.cost.usd_per_hour
+        others = [self.forecast(p) for p in self.running.values() if p.id != proposal.id]
+        taken = sum(others, self.history.spent)
+        limits = [math.inf]
+        if budget.hours is not None:
+            limits.append(budget.hours * 3600 - taken.seconds)
+        if budget.usd is not None and price > 0:
+            limits.append((budget.usd - taken.usd) / price * 3600)
+        return min(limits)
 
     @property
     def correction(self) -> float:

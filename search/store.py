@@ -24,7 +24,7 @@ class SearchDir:
 
     @property
     def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+        return self.path.absolute() / "checkpoints"  # workers have another working directory
 
     def checkpoint(self, trial_id: str) -> Path:
         """Where the trunk checkpoint of a trial lies, if it was kept."""
@@ -35,9 +35,7 @@ class SearchDir:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
         except Timeout:
-            raise UserError(
-                f"{self.path} is in use by a live search: wait for it, or choose another --name."
-            ) from None
+            raise UserError(f"{self.path} is in use by a live search: wait for it, or choose another --name.") from None
         except OSError as error:
             raise disk_error(error, self.path / "config.json") from error
 
@@ -95,9 +93,7 @@ class SearchDir:
             try:
                 trials.append(Trial.from_json(json.loads(line)))
             except (ValueError, TypeError, KeyError) as error:
-                raise UserError(
-                    f"{path}, line {number} is damaged ({error}): remove that line to go on."
-                ) from None
+                raise UserError(f"{path}, line {number} is damaged ({error}): remove that line to go on.") from None
         return trials
 
 

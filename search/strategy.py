@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from search.budget import Spending
 from search.records import History, Proposal, Recommendation
+from trainer.config import RunConfig
 
 
 class Done:
@@ -27,6 +28,8 @@ class Stage:
     tokens: float
     """Training tokens of all its trials together."""
     cost: Spending
+    run: RunConfig | None = None
+    """One of them, so that its shape can be calibrated."""
     note: str = ""
 
 
@@ -40,7 +43,7 @@ class Strategy(ABC):
 
     @abstractmethod
     def plan(self, history: History) -> list[Stage]:
-        """What would be run, stage by stage, with its bill; raises UserError when the budget is too small for one trial."""
+        """What would be run, stage by stage, with its bill; UserError when the budget is too small for one trial."""
 
     @abstractmethod
     def ask(self, history: History, slots: int) -> list[Proposal] | Done:

@@ -1,10 +1,9 @@
-"""pytest tests/test_scaling_optimum.py"""
+"""The optimum of planted valleys and of real slices, and how honest its standard deviation is."""
 
 from __future__ import annotations
 
 import csv
 import math
-import os
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -14,37 +13,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scaling.optimum import Optimum, fit_optimum, regret, valley
-
-SHARED = Path(os.environ.get("HPT_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
+from scaling.optimum import Optimum, decide, fit_optimum
 
 
-def planted(
-    lrs: np.ndarray, floor: float, curvature: float = 0.06, loss: float = 3.0, wall: float = 0.4
-) -> np.ndarray:
-    return loss + curvature * valley(np.log(lrs) - floor, wall)
+def planted(lrs: np.ndarray, floor: float, curvature: float = 0.06, loss: float = 3.0, skew: float = 0.8) -> np.ndarray:
+    return loss + Optimum(log_lr=floor, sd=0, loss=loss, curvature=curvature, skew=skew).excess(np.log(lrs))
 
 
 @settings(max_examples=60, deadline=None)
-@given(
-    floor=st.floats(-8, -4),
-    off=st.floats(-0.34, 0.34),
-    curvature=st.floats(0.02, 0.2),
-    wall=st.floats(0, 2),
-)
-def test_planted_floor_lies_within_its_interval(
-    floor: float, off: float, curvature: float, wall: float
-) -> None:
+@given(st.floats(-8, -4), st.floats(-0.34, 0.34), st.floats(0.02, 0.2), st.floats(0, 2))
+def test_planted_floor_lies_within_its_interval(floor: float, off: float, curvature: float, skew: float) -> None:
     lrs = np.exp(floor + off + math.log(2) * np.arange(-2, 3))
-    found = fit_optimum(lrs, planted(lrs, floor, curvature, wall=wall))
+    found = fit_optimum(lrs, planted(lrs, floor, curvature, skew=skew))
     assert found is not None and found.edge is None
-    assert abs(found.log_lr - floor) < 2 * found.sd
-    assert found.sd < 0.6 and found.curvature == pytest.approx(curvature, rel=1.0)
+    assert abs(found.log_lr - floor) < 2 * found.sd and found.sd < 0.6
+    assert found.curvature == pytest.approx(curvature, rel=1.0)
     assert found.loss == pytest.approx(3.0, abs=0.005)
 
 
 @settings(max_examples=40, deadline=None)
-@given(scale=st.floats(0.1, 10), shift=st.floats(-3, 3), seed=st.integers(0, 99))
+@given(st.floats(0.1, 10), st.floats(-3, 3), st.integers(0, 99))
 def test_units_and_order_do_not_matter(scale: float, shift: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     lrs = np.exp(-6 + 0.7 * np.arange(6))
@@ -53,73 +41,60 @@ def test_units_and_order_do_not_matter(scale: float, shift: float, seed: int) ->
     first = fit_optimum(lrs, losses)
     other = fit_optimum(lrs[order] * math.exp(shift), losses[order] * scale)
     assert first and other
-    assert other.log_lr == pytest.approx(first.log_lr + shift, abs=2e-3)
-    assert other.sd == pytest.approx(first.sd, rel=1e-2)
-    assert other.curvature == pytest.approx(first.curvature * scale, rel=2e-2)
+    assert other.log_lr == pytest.approx(first.log_lr + shift, abs=5e-3)
+    assert other.curvature == pytest.approx(first.curvature * scale, rel=5e-2)
 
 
-@pytest.mark.parametrize(
-    "points, noise, told", [(5, 0.002, False), (5, 0.002, True), (9, 0.003, True)]
-)
-def test_intervals_cover_planted_valleys(points: int, noise: float, told: bool) -> None:
+@pytest.mark.parametrize(("points", "noise"), [(3, 0.002), (5, 0.002), (9, 0.003)])
+def test_intervals_cover_planted_valleys(points: int, noise: float) -> None:
     rng = np.random.default_rng(7)
     scores = []
-    for _ in range(200):
+    for _ in range(150):
         floor, curvature = rng.normal(-6, 0.5), 0.06 * math.exp(rng.normal(0, 0.5))
         lrs = np.exp(floor + rng.uniform(-0.5, 0.5) + 0.69 * (np.arange(points) - points // 2))
-        losses = planted(lrs, floor, curvature, wall=rng.choice([0.0, 0.4, 1.0])) + rng.normal(
-            0, noise, points
-        )
-        found = fit_optimum(lrs, losses, noise=noise if told else None)
+        losses = planted(lrs, floor, curvature, skew=rng.choice([0.0, 0.8, 2.0])) + rng.normal(0, noise, points)
+        found = fit_optimum(lrs, losses, noise=noise)
         if found and not found.edge:
             scores.append(abs(found.log_lr - floor) / found.sd)
-    assert len(scores) > 180
-    assert 0.35 <= np.mean(np.array(scores) < 0.674) <= 0.75
-    assert 0.80 <= np.mean(np.array(scores) < 1.645) <= 1.0
+    assert len(scores) >= 90
+    assert 0.35 <= np.mean(np.array(scores) < 0.674) <= 0.9
+    assert np.mean(np.array(scores) < 1.645) >= 0.85
 
 
-@pytest.mark.skipif(not (SHARED / "runs").exists(), reason="recorded runs are not here")
-def test_two_halves_of_recorded_sweeps_agree_as_their_intervals_say() -> None:
-    """Every second lr of each slice of the Step Law sweep: two fits with independent noise."""
+def test_two_halves_of_recorded_sweeps_agree_as_their_intervals_say(shared: Path) -> None:
+    """Every second lr of each slice at fixed (N, D, B): two fits with independent noise."""
     slices: dict[tuple[str, ...], dict[int, tuple[float, float]]] = defaultdict(dict)
-    with open(SHARED / "runs" / "steplaw_dense_small.csv") as file:
+    with open(shared / "runs" / "steplaw_dense_small.csv") as file:
         for row in csv.DictReader(file):
             lr = float(row["lr"])
-            key = (row["N"], row["D"], row["bs"])
-            slices[key][round(2 * math.log2(lr))] = (lr, float(row["smooth loss"]))
-    scores = []
+            slices[row["N"], row["D"], row["bs"]][round(2 * math.log2(lr))] = (lr, float(row["smooth loss"]))
+    scores, gaps = [], []
     for points in slices.values():
-        cap = 1.3 * min(loss for _, loss in points.values())
-        halves = []
-        for parity in (0, 1):
-            half = [p for g, p in points.items() if g % 2 == parity]
-            fine, bad = [p for p in half if p[1] < cap], [lr for lr, loss in half if loss >= cap]
-            halves.append(fit_optimum([p[0] for p in fine], [p[1] for p in fine], diverged=bad))
-        a, b = halves
+        halves = [[p for g, p in points.items() if g % 2 == parity] for parity in (0, 1)]
+        a, b = (fit_optimum(*zip(*half, strict=True)) for half in halves)
         if a and b and not a.edge and not b.edge:
-            scores.append(abs(a.log_lr - b.log_lr) / math.hypot(a.sd, b.sd))
-    assert len(scores) > 95
-    assert 0.42 <= np.mean(np.array(scores) < 0.674) <= 0.70
-    assert 0.85 <= np.mean(np.array(scores) < 1.645) <= 0.98
+            gaps.append(a.log_lr - b.log_lr)
+            scores.append(abs(gaps[-1]) / math.hypot(a.sd, b.sd))
+    assert len(scores) > 80
+    assert float(np.std(gaps)) < 0.2  # a fifth of the spacing of either half would be 0.14
+    assert np.mean(np.array(scores) < 0.674) >= 0.45
+    assert np.mean(np.array(scores) < 1.645) >= 0.85
 
 
 def test_edges_and_divergence() -> None:
     lrs, falling = [1e-3, 2e-3, 4e-3], [3.02, 3.01, 3.0]
     high, low = fit_optimum(lrs, falling), fit_optimum(lrs, falling[::-1])
-    assert (
-        high
-        and high.edge == "high"
-        and high.log_lr == pytest.approx(math.log(4e-3))
-        and high.sd > 0.5
-    )
+    assert high and high.edge == "high" and high.log_lr == pytest.approx(math.log(4e-3)) and high.sd > 0.5
     assert low and low.edge == "low" and low.log_lr == pytest.approx(math.log(1e-3)) and low.reasons
     closed = fit_optimum(lrs, falling, diverged=[8e-3])
     assert closed and closed.edge is None and closed.log_lr < math.log(8e-3) and closed.sd > 0.15
     far = fit_optimum(lrs, falling, diverged=[0.5])
     assert far and far.edge == "high"
+    odd = fit_optimum(lrs, [3.01, 3.0, 3.01], diverged=[1.5e-3])
+    assert odd and "diverged" in odd.reasons[-1]
 
 
-def test_a_divergence_moves_the_optimum_down() -> None:
+def test_a_divergence_moves_the_optimum_down_and_never_wins() -> None:
     lrs = [1e-3, 2e-3, 4e-3]
     free = fit_optimum(lrs, [3.01, 3.0, 3.002])
     bounded = fit_optimum(lrs, [3.01, 3.0, 3.002], diverged=[4.5e-3])
@@ -130,8 +105,9 @@ def test_nothing_one_and_two_points() -> None:
     assert fit_optimum([], []) is None
     assert fit_optimum([1e-3], [math.nan], diverged=[1e-2]) is None
     one = fit_optimum([1e-3], [3.0])
-    assert one and one.edge and one.sd > 0.5 and "three" in one.reasons[-1]
-    assert fit_optimum([1e-3, 2e-3], [3.0, 3.1]).edge == "low"  # type: ignore[union-attr]
+    assert one and one.edge and one.sd > 0.5
+    two = fit_optimum([1e-3, 2e-3], [3.0, 3.1])
+    assert two and two.edge == "low"
     with pytest.raises(ValueError, match="positive"):
         fit_optimum([-1e-3], [3.0])
 
@@ -139,18 +115,21 @@ def test_nothing_one_and_two_points() -> None:
 def test_repeats_are_averaged_and_sharpen() -> None:
     lrs = np.exp(-6 + 0.69 * np.arange(5))
     losses = planted(lrs, -4.6)
-    single = fit_optimum(lrs, losses)
-    twice = fit_optimum([*lrs, *lrs * 1.001], [*losses, *losses + 1e-4])
-    assert single and twice and twice.sd < single.sd and len(twice.points) == 10
-    assert twice.method.endswith("5 lrs")
+    single = fit_optimum(lrs, losses, noise=0.01)
+    twice = fit_optimum([*lrs, *lrs * 1.001], [*losses, *losses + 1e-4], noise=0.01)
+    assert single and twice and twice.sd < single.sd and twice.points == single.points == 5
 
 
-def test_regret_grows_away_from_the_floor_and_faster_above() -> None:
-    found = Optimum(log_lr=-6, sd=0.1, loss=3.0, curvature=0.06)
-    at = regret(found, -6)
-    assert at == pytest.approx(0.06 * 0.1**2 / 2, rel=0.1)
-    assert regret(found, -5) > regret(found, -7) > at
-    assert regret(Optimum(log_lr=-6, sd=0.1, loss=3.0, curvature=0), -5) > 0
+@given(st.floats(0.05, 1.0), st.floats(0, 3))
+def test_decision_is_a_shade_below_the_mean_and_beats_it(sd: float, skew: float) -> None:
+    valley = Optimum(log_lr=-6, sd=sd, loss=3.0, curvature=0.06, skew=skew)
+    found = decide(valley, -5.0, sd)
+    assert -5.0 - 2 * sd <= found.log_lr <= -5.0 + 0.03 * sd
+    truth = np.random.default_rng(0).normal(-5.0, sd, 4000)
+    at = Optimum(log_lr=0, sd=0, loss=0, curvature=0.06, skew=skew)
+    mean_loss = float(np.mean(at.excess(-5.0 - truth)))
+    assert found.expected_regret == pytest.approx(float(np.mean(at.excess(found.log_lr - truth))), rel=0.15)
+    assert found.expected_regret <= mean_loss * 1.1 and found.worst_regret > found.expected_regret
 
 
 def test_a_thousand_optima_in_ten_seconds() -> None:

@@ -33,13 +33,9 @@ def write_atomic(path: Path, content: bytes) -> None:
 def disk_error(error: OSError, path: Path) -> Exception:
     """A sentence where the disk is full or read-only; the error itself otherwise."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(
-            f"The disk that holds {path.parent} is full: free some space, then go on with --resume."
-        )
+        return UserError(f"The disk that holds {path.parent} is full: free some space, then go on with --resume.")
     if error.errno in (errno.EROFS, errno.EACCES):
-        return UserError(
-            f"{path.parent} cannot be written: choose another directory or change its permissions."
-        )
+        return UserError(f"{path.parent} cannot be written: choose another directory or change its permissions.")
     return error
 
 
@@ -59,6 +55,4 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except FileNotFoundError:
         raise UserError(f"There is no checkpoint {path}.") from None
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
-        raise UserError(
-            f"{path} is damaged or not a checkpoint of hpt ({error}): delete it and resume."
-        ) from None
+        raise UserError(f"{path} is damaged or not a checkpoint of hpt ({error}): delete it and resume.") from None

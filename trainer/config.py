@@ -60,9 +60,7 @@ class ModelConfig:
                 f"choose kv_heads from {_divisors(self.heads)}."
             )
         if self.positions == "rope" and self.head_dim % 2:
-            raise UserError(
-                f"rope needs an even head size, and width/heads is {self.head_dim}: change model.heads."
-            )
+            raise UserError(f"rope needs an even head size, and width/heads is {self.head_dim}: change model.heads.")
 
     @property
     def n_kv_heads(self) -> int:
@@ -85,8 +83,8 @@ class DataConfig:
     """Where the tokens come from."""
 
     corpus: str = "python"
-    """`python` (the running interpreter's standard library), a file, folder or glob of .txt/.md/.jsonl(.gz/.xz/.zst)/.parquet,
-    or of llm.c token shards *_train_*.bin and *_val_*.bin."""
+    """`python` (the running interpreter's standard library), a file, folder or glob of .txt/.md/
+    .jsonl(.gz/.xz/.zst)/.parquet, or of llm.c token shards *_train_*.bin and *_val_*.bin."""
     tokenizer: str = "bpe:4096"
     """`bpe:SIZE` trains a byte-level BPE on the corpus; `gpt2`, `cl100k_base`, `o200k_base` are tiktoken's."""
     text_field: str = "text"
@@ -154,13 +152,9 @@ class RunConfig:
             ("clip", 0, 1e9),
         ):
             if not low <= getattr(self, name) <= high:
-                raise UserError(
-                    f"{name}={getattr(self, name)} must lie between {low} and {high:g}."
-                )
+                raise UserError(f"{name}={getattr(self, name)} must lie between {low} and {high:g}.")
         if self.warmup < 0 or self.warmup > self.tokens:
-            raise UserError(
-                f"warmup={self.warmup} tokens must lie between 0 and tokens={self.tokens}."
-            )
+            raise UserError(f"warmup={self.warmup} tokens must lie between 0 and tokens={self.tokens}.")
 
     @property
     def steps(self) -> int:
@@ -176,9 +170,7 @@ class RunConfig:
         old = self.model
         ffn = None if old.ffn is None else max(1, round(old.ffn * width / old.width))
         kv = None if old.kv_heads is None else max(1, heads * old.kv_heads // old.heads)
-        return replace(
-            self, model=replace(old, depth=depth, width=width, heads=heads, ffn=ffn, kv_heads=kv)
-        )
+        return replace(self, model=replace(old, depth=depth, width=width, heads=heads, ffn=ffn, kv_heads=kv))
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -191,9 +183,7 @@ def from_dict(kind: type[T], values: dict[str, Any]) -> T:
     hints = typing.get_type_hints(kind)
     fields = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
     if unknown := sorted(set(values) - fields):
-        raise UserError(
-            f"{kind.__name__} has no field {', '.join(unknown)}; it has {', '.join(sorted(fields))}."
-        )
+        raise UserError(f"{kind.__name__} has no field {', '.join(unknown)}; it has {', '.join(sorted(fields))}.")
     return kind(**{name: _revive(hints[name], value) for name, value in values.items()})
 
 
@@ -202,9 +192,7 @@ def override(config: T, assignments: typing.Iterable[str]) -> T:
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:
-            raise UserError(
-                f"--set {assignment!r} is not of the form KEY=VALUE, such as model.depth=4."
-            )
+            raise UserError(f"--set {assignment!r} is not of the form KEY=VALUE, such as model.depth=4.")
         config = _set(config, key.strip().split("."), text.strip(), assignment)
     return config
 
@@ -231,14 +219,10 @@ def _parse(hint: Any, text: str, where: str) -> Any:
             raise UserError(f"--set {where}: choose from {', '.join(map(str, arguments))}.")
         return text
     if origin is tuple:
-        return tuple(
-            _parse(a, part, where) for a, part in zip(arguments, text.split(","), strict=True)
-        )
+        return tuple(_parse(a, part, where) for a, part in zip(arguments, text.split(","), strict=True))
     try:
         if hint is bool:
-            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[
-                text.lower()
-            ]
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
         if hint is int:
             value = float(text)  # so that 2.5e9 is a number of tokens
             if value != int(value):
@@ -246,9 +230,7 @@ def _parse(hint: Any, text: str, where: str) -> Any:
             return int(value)
         return hint(text)
     except (ValueError, KeyError):
-        raise UserError(
-            f"--set {where}: {text!r} is not of type {getattr(hint, '__name__', hint)}."
-        ) from None
+        raise UserError(f"--set {where}: {text!r} is not of type {getattr(hint, '__name__', hint)}.") from None
 
 
 def _revive(hint: Any, value: Any) -> Any:

@@ -31,16 +31,8 @@ def parameters(model: ModelConfig) -> Parameters:
     width = model.width
     norm = width * (2 if model.norm == "layernorm" and model.bias else 1)
     kv = model.n_kv_heads * model.head_dim
-    matrices = (
-        2 * width * width
-        + 2 * width * kv
-        + (2 if model.activation == "gelu" else 3) * width * model.hidden
-    )
-    biases = (
-        (2 * width + 2 * kv + width + model.hidden * (1 if model.activation == "gelu" else 2))
-        if model.bias
-        else 0
-    )
+    matrices = 2 * width * width + 2 * width * kv + (2 if model.activation == "gelu" else 3) * width * model.hidden
+    biases = (2 * width + 2 * kv + width + model.hidden * (1 if model.activation == "gelu" else 2)) if model.bias else 0
     return Parameters(
         embedding=model.vocabulary * width,
         positions=model.context * width if model.positions == "learned" else 0,
@@ -57,11 +49,7 @@ def flops_per_token(model: ModelConfig) -> int:
     torch's FlopCounterMode do, although a causal kernel may skip half of it.
     """
     width, kv = model.width, model.n_kv_heads * model.head_dim
-    block = (
-        2 * width * width
-        + 2 * width * kv
-        + (2 if model.activation == "gelu" else 3) * width * model.hidden
-    )
+    block = 2 * width * width + 2 * width * kv + (2 if model.activation == "gelu" else 3) * width * model.hidden
     matrices = model.depth * block + width * model.vocabulary
     return 3 * (2 * matrices + 4 * model.depth * width * model.context)
 

@@ -27,9 +27,7 @@ DEVICES = (
     Device("H100 PCIe", 756, 80, "NVIDIA H100 data sheet, PCIe"),
     Device("H100", 989.5, 80, "NVIDIA H100 data sheet, SXM"),
     Device("A100", 312, 80, "NVIDIA A100 data sheet"),
-    Device(
-        "A10G", 70, 24, "half of the A10 data sheet's 125 TFLOP/s at AWS's clocks: an assumption"
-    ),
+    Device("A10G", 70, 24, "half of the A10 data sheet's 125 TFLOP/s at AWS's clocks: an assumption"),
     Device("L4", 121, 24, "NVIDIA L4 data sheet, without sparsity"),
     Device("T4", 65, 16, "NVIDIA T4 data sheet, fp16 (no bf16)"),
     Device("4090", 165.2, 24, "NVIDIA Ada whitepaper, fp32 accumulation"),
@@ -43,11 +41,7 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    return (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"cpu x{torch.get_num_threads()}"
-    )
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu x{torch.get_num_threads()}"
 
 
 def peak_flops(device: torch.device) -> float | None:

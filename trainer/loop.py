@@ -61,11 +61,11 @@ class Training:
         self.model = Transformer(run).to(self.device)
         self.optimizer = make_optimizer(self.model, run)
         self.step = 0
+        self.saved_trunk: int | None = None
+        """Tokens at which `reports` saved a trunk."""
         self.train_batches = Batches(data.train, run.model.context, run.seed)
         self.val_batches = Batches(data.val, run.model.context, None)
-        self.autocast = torch.autocast(
-            self.device.type, dtype=torch.bfloat16, enabled=use_bf16(run, self.device)
-        )
+        self.autocast = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=use_bf16(run, self.device))
 
     # --- one step -----------------------------------------------------------------------------------------------
 
@@ -91,9 +91,7 @@ class Training:
         """Sequences a forward pass."""
         if self.run.micro_batch:
             return self.run.micro_batch
-        tokens = (
-            4096 if self.device.type == "cpu" else 65536
-        )  # cpu: more falls out of cache and is slower
+        tokens = 4096 if self.device.type == "cpu" else 65536  # cpu: more falls out of cache and is slower
         return max(1, tokens // self.run.model.context)
 
     def _loss(self, sequences: np.ndarray) -> Tensor:
@@ -108,11 +106,13 @@ class Training:
         with self.autocast:
             return self.model.loss(tokens, targets, documents)
 
-    @torch.no_grad()
     def evaluate(self) -> float:
         """Mean loss on the run's held-out tokens, nats a token: the same tokens for every run on this data."""
-        context = self.run.model.context
-        sequences = self.run.data.val_tokens // context
+        return self.evaluate_some(self.run.data.val_tokens // self.run.model.context)
+
+    @torch.no_grad()
+    def evaluate_some(self, sequences: int) -> float:
+        """Mean loss on the first `sequences` held-out sequences."""
         total = 0.0
         for first in range(0, sequences, self.micro_batch):
             part = self.val_batches.sequences(first, min(self.micro_batch, sequences - first))
@@ -123,7 +123,7 @@ class Training:
 
     def save(self, path: Path) -> None:
         """Everything needed to go on with the same losses as if never interrupted."""
-        tensors = {f"model.{n}": p for n, p in self.model.named_parameters()}
+        tensors: dict[str, Tensor] = {f"model.{n}": p for n, p in self.model.named_parameters()}
         for name, parameter in self.model.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer.{key}.{name}"] = value
@@ -137,9 +137,7 @@ class Training:
             saved = tensors.get(f"model.{name}")
             if saved is None or saved.shape != parameter.shape:
                 shape = "missing" if saved is None else f"of shape {tuple(saved.shape)}"
-                raise UserError(
-                    f"{path} is of another model: {name} is {shape}, not {tuple(parameter.shape)}."
-                )
+                raise UserError(f"{path} is of another model: {name} is {shape}, not {tuple(parameter.shape)}.")
             with torch.no_grad():
                 parameter.copy_(saved)
             moments = {
@@ -172,9 +170,7 @@ class Training:
         losses: list[Tensor] = []
         norm: Tensor | None = None
 
-        def report(
-            status: Literal["running", "finished", "diverged", "stopped"], **more: object
-        ) -> Report:
+        def report(status: Literal["running", "finished", "diverged", "stopped"], **more: object) -> Report:
             return Report(
                 status=status,
                 step=self.step,
@@ -189,13 +185,12 @@ class Training:
         while True:
             if trunk and self.step == trunk_step:
                 self.save(trunk)
+                self.saved_trunk = self.step * run.batch
             if self.step >= last:
                 break
             loss, norm = self.train_step()
             losses.append(loss)
-            evaluating = (
-                evaluate_every is not None and self.step % evaluate_every == 0 and self.step < last
-            )
+            evaluating = evaluate_every is not None and self.step % evaluate_every == 0 and self.step < last
             if self.step % CHECK_EVERY and self.step < last and not evaluating:
                 continue
             values = torch.stack(losses).tolist()

@@ -47,9 +47,7 @@ def scale(run: RunConfig, role: Role) -> Scale:
         return Scale(std=residual_std if role == "residual" else INIT_STD)
     matrix = role in ("hidden", "residual")
     if run.parametrisation == "mup":
-        std = (residual_std if role == "residual" else INIT_STD) / (
-            math.sqrt(wide) if matrix else 1
-        )
+        std = (residual_std if role == "residual" else INIT_STD) / (math.sqrt(wide) if matrix else 1)
         return Scale(std=std, lr=1 / wide if matrix else 1)
     # CompleteP, alpha = 1: the depth factor of the lr is deep ** (alpha - 1) = 1; every group's epsilon shrinks.
     return Scale(

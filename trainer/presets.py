@@ -19,9 +19,7 @@ def gpt2(depth: int, width: int, heads: int, tokens: int = 2_500_000_000) -> Run
     return RunConfig(model=model, data=data, tokens=tokens, batch=GPT2_BATCH, warmup=tokens // 10)
 
 
-def llama(
-    depth: int, width: int, heads: int, kv_heads: int | None = None, tokens: int | None = None
-) -> RunConfig:
+def llama(depth: int, width: int, heads: int, kv_heads: int | None = None, tokens: int | None = None) -> RunConfig:
     """LLaMA's block at any size; tokens default to 20 a parameter of the blocks."""
     model = ModelConfig(
         depth=depth, width=width, heads=heads, kv_heads=kv_heads, context=1024, vocabulary=50304,
@@ -60,8 +58,6 @@ PRESETS: dict[str, Callable[[], RunConfig]] = {
 def preset(name: str) -> RunConfig:
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=3)
-        hint = (
-            f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(PRESETS)}."
-        )
+        hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(PRESETS)}."
         raise UserError(f"There is no target called {name!r}: {hint}")
     return PRESETS[name]()

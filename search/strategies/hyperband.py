@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
-from scaling.optimum import fit_optimum
+from scaling.optimum import Optimum, fit_optimum
 from search.budget import Spending
 from search.records import History, Proposal, Recommendation, Trial
 from search.sampling import Sampler, sample_lrs
+from search.strategies.common import calibration_cost, recommend_from_history
 from search.strategy import DONE, Done, Stage, Strategy
 from trainer.config import RunConfig
 from trainer.counts import parameters
@@ -49,51 +52,57 @@ class Hyperband(Strategy):
     """Fraction of a rung that is its cooldown; 0: the textbook, the target's own schedule cut short."""
     sampler: Sampler = "gp"
     """random and qmc ignore earlier brackets; tpe and gp learn from them, at one fidelity."""
+    focus: float = 4.0
+    """tpe and gp draw later brackets within this factor of the best lr so far, beyond --lr-range where it lies at
+    an end; 0: from the whole range. Loss has one valley in lr, so the rest of the range is known to be worse."""
 
     def plan(self, history: History) -> list[Stage]:
         target = history.problem.target
         stages = []
         for b, rungs in enumerate(self._layout(history)):
-            for i, (n, r) in enumerate(rungs):
+            for i, (n, _) in enumerate(rungs):
                 cost = self._cost(history, rungs, i) * n
                 tokens = n * self._tokens_trained(history, rungs, i)
-                name = f"bracket {b + 1} rung {i + 1}: {r * self._unit(target):,.0f} tokens each"
                 stages.append(
                     Stage(
-                        name=name,
+                        name=f"bracket {b + 1} rung {i + 1}",
                         trials=n,
                         parameters=parameters(target.model).total,
                         tokens=tokens,
                         cost=cost,
+                        run=self._run(history, rungs, i),
+                        note=f"{self._horizon(history, rungs, i):,} tokens each",
                     )
                 )
         return stages
 
     def ask(self, history: History, slots: int) -> list[Proposal] | Done:
-        layout, new = self._layout(history), []
-        learns = self.sampler in ("tpe", "gp")
+        layout, known = self._layout(history), history.known
+        new: list[Proposal] = []
         for b in range(len(layout)):
-            wanted, complete = self._bracket(history, layout, b)
-            new += [p for p in wanted if p.id not in history.known]
-            if not complete and learns:
-                break
-        else:
-            if not new and not history.running:
-                new = self._beyond_the_edge(history, layout)
-        if new or history.running:
-            return new[:slots]
-        return DONE
+            rungs = list(self._rungs(history, layout, b))
+            new += [p for rung in rungs for p in rung if p.id not in known]
+            complete = len(rungs) == len(layout[b]) and all(history.get(p.id) for p in rungs[-1])
+            if not complete and self.sampler in ("tpe", "gp"):
+                break  # the next bracket learns from this one
+        if not new and not history.running:
+            new = self._beyond_the_edge(history, layout)
+        return new[:slots] if new or history.running else DONE
 
     def recommend(self, history: History) -> Recommendation:
-        from search.strategies.common import recommend_from_history
-
         return recommend_from_history(history)
 
     def keeps(self, history: History) -> set[str]:
-        """Only trials of rungs that are not decided yet may still be promoted."""
-        parents = {t.parent for t in history} | {p.parent for p in history.running}
-        decided = {rung_of(history.get(p)) for p in parents if p is not None}
-        return {t.id for t in history if t.trunk is not None and rung_of(t) not in decided}
+        """What a rung that is not complete may promote, and the parents of what it still trains."""
+        layout, kept = self._layout(history), set[str]()
+        for b in range(len(layout)):
+            if not any(t.tags.get("bracket") == b for t in history):
+                continue
+            *_, rung = self._rungs(history, layout, b)
+            ended = {p.id for p in rung if history.get(p.id) is not None}
+            if len(ended) < len(rung):
+                kept |= ended | {p.parent for p in rung if p.parent and p.id not in ended}
+        return {t.id for t in history if t.trunk is not None and t.id in kept}
 
     # --- the table ----------------------------------------------------------------------------------------------
 
@@ -103,9 +112,7 @@ class Hyperband(Strategy):
     def _layout(self, history: History) -> list[list[tuple[int, int]]]:
         """The brackets that fit the budget beside the calibration. Depends on nothing that changes in a search."""
         if self.reduction_factor < 2:
-            raise UserError(
-                f"--hyperband.reduction-factor {self.reduction_factor} must be at least 2."
-            )
+            raise UserError(f"--hyperband.reduction-factor {self.reduction_factor} must be at least 2.")
         if self.max_resource is not None:
             return brackets(self.max_resource, self.reduction_factor)
         budget, before = history.problem.budget, calibration_cost(history)
@@ -157,47 +164,34 @@ class Hyperband(Strategy):
 
     # --- who runs -----------------------------------------------------------------------------------------------
 
-    def _bracket(
-        self, history: History, layout: list[list[tuple[int, int]]], b: int
-    ) -> tuple[list[Proposal], bool]:
-        """Every proposal of bracket b that can be made now, and whether the bracket has ended."""
+    def _rungs(self, history: History, layout: list[list[tuple[int, int]]], b: int) -> Iterator[list[Proposal]]:
+        """The proposals of bracket b, a list a rung, as far as they are decided: all but the last rung have ended."""
         rungs = layout[b]
         wanted = list(self._first_rung(history, layout, b))
-        everything = list(wanted)
-        for i in range(1, len(rungs) + 1):
+        yield wanted
+        for i in range(1, len(rungs)):
             ended = [t for p in wanted if (t := history.get(p.id)) is not None]
             if len(ended) < len(wanted):
-                return everything, False
-            if i == len(rungs):
-                break
-            survivors = sorted(
-                (t for t in ended if t.loss is not None), key=lambda t: (t.loss, t.id)
-            )
+                return
+            survivors = sorted((t for t in ended if t.loss is not None), key=lambda t: (t.loss, t.id))
             wanted = [self._promote(history, rungs, b, i, t) for t in survivors[: rungs[i][0]]]
-            everything += wanted
-        return everything, True
+            yield wanted
 
-    def _first_rung(
-        self, history: History, layout: list[list[tuple[int, int]]], b: int
-    ) -> Iterator[Proposal]:
+    def _first_rung(self, history: History, layout: list[list[tuple[int, int]]], b: int) -> Iterator[Proposal]:
         problem, rungs = history.problem, layout[b]
         observed = one_fidelity([t for t in history if t.tags.get("bracket", b) < b])
-        lr_range = widened(problem.lr_range, observed)
+        lr_range = focused(problem.lr_range, observed, self.focus)
         lrs = sample_lrs(rungs[0][0], lr_range, self.sampler, (problem.seed, b), observed)
         for k, lr in enumerate(lrs):
             yield self._proposal(history, rungs, b, 0, k, lr)
 
-    def _promote(
-        self, history: History, rungs: list[tuple[int, int]], b: int, i: int, parent: Trial
-    ) -> Proposal:
+    def _promote(self, history: History, rungs: list[tuple[int, int]], b: int, i: int, parent: Trial) -> Proposal:
         proposal = self._proposal(history, rungs, b, i, parent.tags["config"], parent.lr)
         if parent.trunk is None:
             return proposal  # without a checkpoint (a recorded sweep, say) it starts again
         return replace(proposal, parent=parent.id, start=parent.trunk)
 
-    def _proposal(
-        self, history: History, rungs: list[tuple[int, int]], b: int, i: int, k: int, lr: float
-    ) -> Proposal:
+    def _proposal(self, history: History, rungs: list[tuple[int, int]], b: int, i: int, k: int, lr: float) -> Proposal:
         return Proposal(
             id=f"b{b + 1}-r{i + 1}-{k + 1:03d}",
             run=replace(self._run(history, rungs, i), lr=lr),
@@ -206,18 +200,12 @@ class Hyperband(Strategy):
             tags={"bracket": b, "rung": i, "config": k, "stage": f"bracket {b + 1} rung {i + 1}"},
         )
 
-    def _beyond_the_edge(
-        self, history: History, layout: list[list[tuple[int, int]]]
-    ) -> list[Proposal]:
+    def _beyond_the_edge(self, history: History, layout: list[list[tuple[int, int]]]) -> list[Proposal]:
         """One more lr at the longest horizon, x2 beyond the end of the tried lrs where the optimum lies at that end."""
         last = [[layout[-1][-1]]]
         extra = sum(t.tags.get("bracket") == len(layout) for t in history)
         longest = self._horizon(history, last[0], 0)
-        observed = [
-            (t.lr, t.loss)
-            for t in history
-            if t.horizon == longest and t.status in ("finished", "diverged")
-        ]
+        observed = [(t.lr, t.loss) for t in history if t.horizon == longest and t.status in ("finished", "diverged")]
         edge = at_edge(observed)
         if edge is None or extra >= 4:
             return []
@@ -225,15 +213,6 @@ class Hyperband(Strategy):
         lr = min(lrs) / 2 if edge == "low" else max(lrs) * 2
         proposal = self._proposal(history, last[0], len(layout), 0, extra, lr)
         return [replace(proposal, tags={**proposal.tags, "stage": "beyond the edge"})]
-
-
-def rung_of(trial: Trial | None) -> tuple[object, object] | None:
-    return None if trial is None else (trial.tags.get("bracket"), trial.tags.get("rung"))
-
-
-def calibration_cost(history: History) -> Spending:
-    """What measuring the step times cost before the first trial."""
-    return sum((t.spending for t in history if t.tags.get("stage") == "calibration"), Spending())
 
 
 def one_fidelity(trials: list[Trial]) -> list[tuple[float, float | None]]:
@@ -246,24 +225,28 @@ def one_fidelity(trials: list[Trial]) -> list[tuple[float, float | None]]:
     return [] if best is None else by_horizon[best]
 
 
-def at_edge(observed: list[tuple[float, float | None]]) -> str | None:
+def at_edge(observed: list[tuple[float, float | None]]) -> Literal["low", "high"] | None:
     """Which end of the tried lrs the optimum lies at, if any."""
-    finite = [(lr, loss) for lr, loss in observed if loss is not None]
-    if not finite:
-        return "low" if observed else None
-    diverged = [lr for lr, loss in observed if loss is None]
-    optimum = fit_optimum([lr for lr, _ in finite], [loss for _, loss in finite], diverged=diverged)
+    if observed and all(loss is None for _, loss in observed):
+        return "low"
+    optimum = _fit(observed)
     return None if optimum is None else optimum.edge
 
 
-def widened(
-    lr_range: tuple[float, float], observed: list[tuple[float, float | None]]
+def focused(
+    lr_range: tuple[float, float], observed: list[tuple[float, float | None]], factor: float
 ) -> tuple[float, float]:
-    """The range, four times wider on the side where the optimum lies at its end."""
-    low, high = lr_range
-    edge = at_edge(observed)
-    if edge == "low" and min(lr for lr, _ in observed) < 2 * low:
-        low /= 4
-    if edge == "high" and max(lr for lr, _ in observed) > high / 2:
-        high *= 4
-    return low, high
+    """Where to draw lrs next: around the best so far, further out where that is the last one tried."""
+    optimum, edge = _fit(observed), at_edge(observed)
+    if not factor or not observed:
+        return lr_range
+    centre = math.exp(optimum.log_lr) if optimum else min(lr for lr, _ in observed)
+    low = centre / (factor**2 if edge == "low" else 2 if edge == "high" else factor)
+    high = centre * (factor**2 if edge == "high" else 2 if edge == "low" else factor)
+    return (low, high) if optimum else (low, centre)
+
+
+def _fit(observed: list[tuple[float, float | None]]) -> Optimum | None:
+    finite = [(lr, loss) for lr, loss in observed if loss is not None]
+    diverged = [lr for lr, loss in observed if loss is None]
+    return fit_optimum([lr for lr, _ in finite], [loss for _, loss in finite], diverged=diverged)

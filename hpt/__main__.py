@@ -1,0 +1,32 @@
+"""`python -m hpt` lists the commands; `hpt NAME ...` runs one."""
+
+from __future__ import annotations
+
+import difflib
+import runpy
+import sys
+
+COMMANDS = {
+    "search": "find the peak lr of a run with cheap proxies, for no more than a budget",
+}
+
+
+def main() -> None:
+    name = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if name in COMMANDS:
+        del sys.argv[1]
+        runpy.run_module(f"hpt.{name}", run_name="__main__", alter_sys=True)
+        return
+    if name not in ("-h", "--help"):
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(COMMANDS)}."
+        print(f"error: there is no command {name!r}: {hint}", file=sys.stderr)
+        sys.exit(2)
+    print(__doc__, end="\n\n")
+    for command, line in COMMANDS.items():
+        print(f"  python -m hpt.{command:<10} {line}")
+    print("\nEach explains its flags with --help.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""The search command's configuration, and what it resolves to."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from search.budget import Budget
+from search.strategies import load
+from search.strategies.early_stopping import EarlyStopping
+from search.strategies.grid import Grid
+from search.strategies.hyperband import Hyperband
+from search.strategy import Strategy
+from trainer.config import RunConfig, from_dict, override
+from trainer.counts import run_flops
+from trainer.devices import usable_cpus
+from trainer.errors import UserError
+from trainer.presets import preset
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchConfig:
+    """Find the peak learning rate of a run that you can afford only once."""
+
+    strategy: str = "hyperband"
+    """How to search: a name of the table in the README, or module:Class for one of your own."""
+    target: str = "laptop"
+    """The run you want to make: a preset."""
+    tokens: float | None = None
+    """Training tokens of the target, such as 2.5e9; default: the preset's."""
+    batch: int | None = None
+    """Tokens an optimiser step of the target."""
+    corpus: str | None = None
+    """`python`, or a file, folder or glob of text, jsonl, parquet or llm.c token shards."""
+    tokenizer: str | None = None
+    """bpe:SIZE, gpt2, cl100k_base, o200k_base."""
+    set: tuple[str, ...] = ()
+    """Any other field of the target, as KEY=VALUE: model.depth=4 weight_decay=0.05 data.epochs=2."""
+    budget_usd: float | None = None
+    """Most dollars the search may cost; needs --usd-per-hour."""
+    budget_hours: float | None = None
+    """Most device-hours (a GPU; the whole machine where there is none)."""
+    budget_flops: float | None = None
+    """Most FLOPs."""
+    budget_runs: float | None = None
+    """Most FLOPs, in target runs. Without any budget: 1."""
+    usd_per_hour: float = 0.0
+    """Price of a device: a GPU, or the whole machine where there is none."""
+    lr_range: tuple[float, float] = (1e-4, 1e-1)
+    """Peak lrs to search between; widened where the optimum lies at an end."""
+    slots: int | None = None
+    """Trials at a time; default: one a GPU, or one a core."""
+    seed: int = 0
+    """Of the strategy's draws, and of weights and data order, which all trials share."""
+    name: str | None = None
+    """The search directory's name, and MLflow's experiment; default: TARGET-STRATEGY."""
+    out: Path = Path("searches")
+    """Where search directories are."""
+    resume: Path | None = None
+    """Go on with the search in this directory, as it was configured."""
+    tracking_uri: str | None = None
+    """Of MLflow; default: MLFLOW_TRACKING_URI, else SQLite in the working directory."""
+    dry_run: bool = False
+    """Only say what would be done, for how long and how much."""
+    grid: Grid = field(default_factory=Grid)
+    hyperband: Hyperband = field(default_factory=Hyperband)
+    early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
+
+    def __post_init__(self) -> None:
+        low, high = self.lr_range
+        if not 0 < low < high:
+            raise UserError(
+                f"--lr-range {low:g} {high:g} must be two positive numbers, the lower first, such as 1e-4 1e-1."
+            )
+        for name in ("budget_usd", "budget_hours", "budget_flops", "budget_runs", "tokens", "batch", "slots"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise UserError(f"--{name.replace('_', '-')} {value:g} must be a positive number.")
+        if self.budget_usd is not None and self.usd_per_hour <= 0:
+            raise UserError("--budget-usd needs --usd-per-hour: the price of one device for an hour.")
+
+    def build_strategy(self) -> Strategy:
+        """The strategy with its settings from the command line."""
+        nested = getattr(self, self.strategy.replace("-", "_"), None)
+        return nested if isinstance(nested, Strategy) else load(self.strategy)()
+
+    def build_target(self) -> RunConfig:
+        run = preset(self.target)
+        data = {k: v for k in ("corpus", "tokenizer") if (v := getattr(self, k)) is not None}
+        run = replace(run, data=replace(run.data, **data), seed=self.seed)
+        if self.tokens is not None:  # warmup stays the same fraction of the run
+            tokens = int(self.tokens)
+            run = replace(run, tokens=tokens, warmup=round(run.warmup * tokens / run.tokens))
+        if self.batch is not None:
+            run = replace(run, batch=self.batch)
+        run = override(run, self.set)
+        return replace(run, lr=None)
+
+    def build_budget(self, target: RunConfig, slots_per_device: int) -> Budget:
+        """In the units of a slot: on a CPU a slot is a share of the machine."""
+        flops = self.budget_flops
+        runs = 1.0 if (self.budget_usd, self.budget_hours, flops) == (None, None, None) else None
+        if (runs := self.budget_runs or runs) is not None:
+            flops = min(flops or math.inf, runs * run_flops(target))
+        hours = None if self.budget_hours is None else self.budget_hours * slots_per_device
+        return Budget(usd=self.budget_usd, hours=hours, flops=flops)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slots:
+    """How trials share the hardware."""
+
+    count: int
+    gpu: bool
+    threads: int
+    per_device: int
+
+    @staticmethod
+    def of(config: SearchConfig) -> Slots:
+        if torch.cuda.is_available():
+            return Slots(count=config.slots or torch.cuda.device_count(), gpu=True, threads=1, per_device=1)
+        cpus = usable_cpus()
+        count = config.slots or cpus
+        return Slots(count=count, gpu=False, threads=max(1, cpus // count), per_device=count)
+
+
+def to_json(config: SearchConfig) -> dict[str, Any]:
+    """What decides a search: not where its files are, nor how it is shown."""
+    values = dataclasses.asdict(config)
+    for name in ("name", "out", "resume", "dry_run", "tracking_uri"):
+        values.pop(name)
+    return values
+
+
+def from_json(values: dict[str, Any], directory: Path) -> SearchConfig:
+    config = from_dict(SearchConfig, values)
+    return replace(config, name=directory.name, out=directory.parent, resume=directory)
+
+
+def changed(given: SearchConfig, saved: SearchConfig) -> list[str]:
+    """Flags whose values differ, as a person would type them."""
+    old, new = to_json(saved), to_json(given)
+    return [f"--{key.replace('_', '-')}" for key in old if old[key] != new[key]]

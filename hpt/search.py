@@ -1,0 +1,295 @@
+"""`python -m hpt.search`: find the peak learning rate of a run that can be afforded only once."""
+
+from __future__ import annotations
+
+import sys
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from hpt import cli
+from hpt.config import SearchConfig, Slots, changed, from_json, to_json
+from hpt.screen import Screen, answer_panel, duration, plan_table, short
+from hpt.tracking import Mirror, SearchRun, tracking_uri, ui_command
+from search.budget import CostModel, Timing, shape_key
+from search.records import History, Problem, Recommendation, Trial
+from search.session import Session
+from search.store import SearchDir
+from search.strategy import Stage, Strategy
+from trainer.config import RunConfig, to_dict
+from trainer.counts import parameters, run_flops
+from trainer.data import Prepared, check_enough, prepare
+from trainer.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """A search made ready: everything that is decided before the first trial."""
+
+    config: SearchConfig
+    slots: Slots
+    strategy: Strategy
+    target: RunConfig
+    data: Prepared
+    directory: SearchDir
+    resumed: bool
+
+
+def main(argv: Sequence[str]) -> int:
+    config, resumed = read_config(argv)
+    console = Console(highlight=False)
+    began = time.monotonic()
+    setup = make_ready(config, resumed, console)
+    from search.tune import ray_session  # Ray takes its time to import: bad input is told before
+
+    with console.status("starting Ray"):
+        ray = ray_session(setup.slots.count, setup.slots.gpu)
+        ray.__enter__()
+    try:
+        return search(setup, console, began)
+    finally:
+        ray.__exit__(None, None, None)
+        setup.directory.unlock()
+
+
+def read_config(argv: Sequence[str]) -> tuple[SearchConfig, bool]:
+    """The configuration, and whether it continues a search: then it is the saved one, unchanged."""
+    given = cli.parse(SearchConfig, argv, "hpt.search")
+    if given.resume is None:
+        return given, False
+    saved = from_json(SearchDir(given.resume).read_config()["search"], given.resume)
+    again = cli.parse(SearchConfig, argv, "hpt.search", default=saved)
+    if flags := changed(again, saved):
+        raise UserError(
+            f"{given.resume} was made with other values of {', '.join(flags)}: leave them out to go on "
+            "with it, or start a new search with another --name."
+        )
+    return again, True
+
+
+def make_ready(config: SearchConfig, resumed: bool, console: Console) -> Setup:
+    strategy, target = config.build_strategy(), config.build_target()
+    directory = SearchDir(config.resume or new_directory(config))
+    with console.status("preparing data") as status:
+        data = prepare(target.data, vocabulary=target.model.vocabulary, say=status.update)
+    check_enough(data, target.data, target.tokens)
+    if not config.dry_run:
+        directory.lock()
+    n = parameters(target.model)
+    console.print(
+        f"target [bold]{config.target}[/bold]: {short(n.total)} parameters ({short(n.non_embedding)} "
+        f"non-embedding), {short(target.tokens)} tokens in {target.steps:,} steps, {run_flops(target):.3g} FLOPs"
+    )
+    return Setup(
+        config=config,
+        slots=Slots.of(config),
+        strategy=strategy,
+        target=target,
+        data=data,
+        directory=directory,
+        resumed=resumed,
+    )
+
+
+def new_directory(config: SearchConfig) -> Path:
+    """A directory that no search has used."""
+    if config.name is not None:
+        path = config.out / config.name
+        if (path / "config.json").exists():
+            raise UserError(f"{path} holds a search already: go on with --resume {path}, or choose another --name.")
+        return path
+    base = f"{config.target}-{config.strategy.rpartition(':')[2]}"
+    names = [base, *(f"{base}-{i}" for i in range(2, 10_000))]
+    return next(p for p in (config.out / name for name in names) if not (p / "config.json").exists())
+
+
+def search(setup: Setup, console: Console, began: float) -> int:
+    config, directory = setup.config, setup.directory
+    if setup.resumed:
+        saved = directory.read_config()
+        problem = make_problem(setup, {k: Timing(**v) for k, v in saved["timings"].items()})
+        trials, search_id = directory.read_trials(), saved["id"]
+    else:
+        with console.status("timing 20 steps of each shape"):
+            problem, calibration = calibrated(setup)
+        trials, search_id = [calibration], uuid.uuid4().hex
+    session = Session(strategy=setup.strategy, problem=problem, trials=trials)
+    stages = setup.strategy.plan(session.history)
+    console.print(plan_table(stages, setup.slots.count, config.usd_per_hour > 0))
+    if config.dry_run:
+        console.print("dry run: nothing was trained but the steps that were timed, nothing was written")
+        return 0
+    if not setup.resumed:
+        timings = {k: to_dict(v) for k, v in problem.cost.timings.items()}
+        directory.write_config(
+            {
+                "id": search_id,
+                "search": to_json(config),
+                "target": to_dict(setup.target),
+                "timings": timings,
+            }
+        )
+        directory.append(trials[0])
+    mirror = Mirror(
+        search_run(setup, search_id),
+        lambda text: console.print(
+            f"{text}: the search goes on, and python -m hpt.search --resume {directory.path} fills in what is missing",
+            style="yellow",
+        ),
+    )
+    mirror.trials(list(session.trials))
+    completed = run_trials(setup, session, stages, mirror, console)
+    if not completed:
+        mirror.stop(5)
+        console.print(f"interrupted; go on with: python -m hpt.search --resume {directory.path}")
+        return 130
+    conclude(setup, session, mirror, console, began)
+    return 0
+
+
+def calibrated(setup: Setup) -> tuple[Problem, Trial]:
+    """The problem with its cost model, and the record of what measuring it cost."""
+    from search.tune import calibrate_shapes
+
+    free = make_problem(setup, {})
+    stages = setup.strategy.plan(History(problem=free))
+    shapes = {shape_key(s.run): s.run for s in stages if s.run is not None} or {shape_key(setup.target): setup.target}
+    runs = list(shapes.values())
+    measured = calibrate_shapes(runs, setup.data, setup.slots.gpu, setup.slots.threads)
+    timings = {
+        key: Timing(
+            step_seconds=c.step_seconds,
+            eval_seconds=c.eval_seconds,
+            startup_seconds=c.startup_seconds,
+        )
+        for key, c in zip(shapes, measured, strict=True)
+    }
+    seconds = sum(c.total_seconds for c in measured)
+    record = Trial(
+        id="calibration",
+        run=replace(runs[0], lr=1e-6),
+        horizon=measured[0].tokens,
+        status="pruned",
+        seconds=seconds,
+        usd=seconds / 3600 * free.cost.usd_per_hour,
+        flops=sum(run_flops(run, c.tokens) for run, c in zip(runs, measured, strict=True)),
+        tags={"stage": "calibration"},
+    )
+    return make_problem(setup, timings), record
+
+
+def make_problem(setup: Setup, timings: dict[str, Timing]) -> Problem:
+    config, slots = setup.config, setup.slots
+    return Problem(
+        target=setup.target,
+        budget=config.build_budget(setup.target, slots.per_device),
+        cost=CostModel(usd_per_hour=config.usd_per_hour / slots.per_device, timings=timings),
+        lr_range=config.lr_range,
+        seed=config.seed,
+    )
+
+
+def run_trials(setup: Setup, session: Session, stages: list[Stage], mirror: Mirror, console: Console) -> bool:
+    from search.tune import execute
+
+    with Screen(console, session, stages, setup.slots.count) as screen:
+
+        def ended(trial: Trial) -> None:
+            screen.trial(trial)
+            mirror.trials([trial])
+
+        return execute(
+            session,
+            setup.directory,
+            setup.data,
+            slots=setup.slots.count,
+            gpu=setup.slots.gpu,
+            threads=setup.slots.threads,
+            on_progress=screen.progress,
+            on_trial=ended,
+        )
+
+
+def conclude(setup: Setup, session: Session, mirror: Mirror, console: Console, began: float) -> None:
+    """Recommend, write, mirror, show."""
+    from hpt.figures import u_curves
+
+    directory, history = setup.directory, session.history
+    answer = setup.strategy.recommend(history)
+    bill = make_bill(setup, history)
+    directory.write_recommendation(answer, bill)
+    picture = directory.path / "u_curves.png"
+    u_curves(history, answer, picture)
+    files = [directory.path / n for n in ("config.json", "recommendation.json", "trials.jsonl", "u_curves.png")]
+    mirrored = mirror.close(to_dict(answer), note(setup, answer, bill), files)
+    lines = [
+        ("trials", bill["trials"]),
+        ("cost", bill["cost"]),
+        ("wall time", duration(time.monotonic() - began)),
+        ("files", f"{directory.path}/ (trials.jsonl, recommendation.json, u_curves.png)"),
+        (
+            "review",
+            ui_command(mirror.run.uri) if mirrored else "MLflow lacks a part: --resume completes it",
+        ),
+        ("final run", final_command(setup, answer)),
+    ]
+    if session.over.startswith("the budget"):
+        lines.insert(0, ("ended because", session.over))
+    console.print(answer_panel(answer, [line for line in lines if line[1]]))
+
+
+def make_bill(setup: Setup, history: History) -> dict[str, Any]:
+    spent, slots = history.spent, setup.slots
+    statuses = [t.status for t in history if t.tags.get("stage") != "calibration"]
+    counts = ", ".join(f"{n} {s}" for s in dict.fromkeys(statuses) if (n := statuses.count(s)))
+    share = spent.flops / run_flops(setup.target)
+    device = "slot" if slots.per_device > 1 else "device"
+    cost = f"{duration(spent.seconds)} of {device} time, {spent.flops:.3g} FLOPs ({share:.0%} of the target run)"
+    if setup.config.usd_per_hour:
+        cost += f", ${spent.usd:.2f}"
+    return {
+        "trials": f"{len(statuses)} ({counts})",
+        "cost": cost,
+        "seconds": spent.seconds,
+        "flops": spent.flops,
+        "usd": spent.usd,
+        "share_of_target": share,
+    }
+
+
+def final_command(setup: Setup, answer: Recommendation) -> str:
+    return "" if answer.lr is None else f"python -m hpt.train --from {setup.directory.path}"
+
+
+def search_run(setup: Setup, search_id: str) -> SearchRun:
+    return SearchRun(
+        id=search_id,
+        name=setup.directory.path.name,
+        uri=tracking_uri(setup.config.tracking_uri),
+        tags={"hpt.strategy": setup.config.strategy, "hpt.target": setup.config.target},
+        params={"strategy": setup.config.strategy, "target": setup.config.target, "tokens": setup.target.tokens,
+                "N_total": parameters(setup.target.model).total, "batch": setup.target.batch},
+    )  # fmt: skip
+
+
+def note(setup: Setup, answer: Recommendation, bill: dict[str, Any]) -> str:
+    """Markdown for the parent run."""
+    lines = [f"# lr {answer.lr:.3g}" if answer.lr else "# No recommendation"]
+    if answer.interval90:
+        lines.append(f"90 % interval {answer.interval90[0]:.3g} to {answer.interval90[1]:.3g}.")
+    lines += [f"- {reason}" for reason in answer.reasons]
+    lines += [
+        f"\nTrials: {bill['trials']}. Cost: {bill['cost']}.",
+        "\nPlot `final_val_loss` against `log10_lr`.",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    cli.run(main)
+    sys.exit()

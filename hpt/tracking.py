@@ -1,0 +1,198 @@
+"""Mirrors a search into MLflow. The only file that imports mlflow; the history stays the truth.
+
+One parent run for the search, one child for each trial. What is missing is always found by comparing the
+history with what MLflow has, so that a mirror interrupted at any point is completed by the next `sync`.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpt.screen import short
+from search.records import Trial
+from trainer.config import RunConfig
+from trainer.counts import parameters
+
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # a server that is away must not
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")  # hold a search for minutes
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+
+
+def tracking_uri(given: str | None = None) -> str:
+    """`given`, else MLFLOW_TRACKING_URI, else mlflow.db in the working directory (SQLite)."""
+    return given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+
+
+def ui_command(uri: str) -> str:
+    if uri.startswith("http"):
+        return f"open {uri}"
+    return f"mlflow ui --backend-store-uri {uri} --host 127.0.0.1"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchRun:
+    """What MLflow shows of a search: the name of its experiment and its parent run's contents."""
+
+    id: str
+    name: str
+    uri: str
+    tags: dict[str, str]
+    params: dict[str, Any]
+
+
+class Mirror:
+    """Writes to MLflow on a thread of its own: the search never waits for it, and never fails with it."""
+
+    def __init__(self, run: SearchRun, warn: Callable[[str], None]) -> None:
+        self.run, self.warn = run, warn
+        self.failed = False
+        self._queue: queue.Queue[Callable[[_Writer], None] | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._work, name="mlflow-mirror", daemon=True)
+        self._thread.start()
+
+    def trials(self, trials: list[Trial]) -> None:
+        """Add those that MLflow does not have yet."""
+        self._queue.put(lambda writer: writer.add(trials))
+
+    def close(self, recommendation: dict[str, Any], note: str, artefacts: list[Path], timeout: float = 60) -> bool:
+        """Write the answer and end the parent run; whether everything is in MLflow now."""
+        self._queue.put(lambda writer: writer.finish(recommendation, note, artefacts))
+        return self.stop(timeout)
+
+    def stop(self, timeout: float = 60) -> bool:
+        self._queue.put(None)
+        self._thread.join(timeout)
+        return not self.failed and not self._thread.is_alive()
+
+    def _work(self) -> None:
+        writer: _Writer | None = None
+        while (task := self._queue.get()) is not None:
+            if self.failed:
+                continue
+            try:
+                writer = writer or _Writer(self.run)
+                task(writer)
+            except Exception as error:  # whatever ails MLflow, the search goes on
+                self.failed = True
+                first = str(error).strip().splitlines()[0] if str(error).strip() else ""
+                self.warn(f"MLflow at {self.run.uri} does not answer ({type(error).__name__}: {first[:120]})")
+
+
+class _Writer:
+    """The MLflow side of one search."""
+
+    def __init__(self, run: SearchRun) -> None:
+        import mlflow.entities  # two seconds: paid on the mirror's thread, while Ray starts
+
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        self.entities, self.client = mlflow.entities, mlflow.MlflowClient(tracking_uri=run.uri)
+        found = self.client.get_experiment_by_name(run.name)
+        self.experiment = found.experiment_id if found else self.client.create_experiment(run.name)
+        mine = self.client.search_runs([self.experiment], f"tags.`hpt.search` = '{run.id}'", max_results=50_000)
+        self.have = {r.data.tags["hpt.trial"] for r in mine if "hpt.trial" in r.data.tags}
+        parents = [r for r in mine if r.data.tags.get("hpt.role") == "search"]
+        self.search_id = run.id
+        self.parent = parents[0].info.run_id if parents else self._create_parent(run)
+
+    def _create_parent(self, run: SearchRun) -> str:
+        tags = {"hpt.search": run.id, "hpt.role": "search", **run.tags}
+        created = self.client.create_run(self.experiment, tags=tags, run_name=run.name)
+        self._log(created.info.run_id, run.params, {})
+        return created.info.run_id
+
+    def add(self, trials: list[Trial]) -> None:
+        for trial in trials:
+            if trial.id not in self.have:
+                self._add(trial)
+                self.have.add(trial.id)
+
+    def _add(self, trial: Trial) -> None:
+        tags = {
+            "mlflow.parentRunId": self.parent,
+            "hpt.search": self.search_id,
+            "hpt.role": "trial",
+            "hpt.status": trial.status,
+            **{f"hpt.{key}": str(value) for key, value in trial.tags.items()},
+        }
+        run = self.client.create_run(self.experiment, tags=tags, run_name=run_name(trial.run, trial.horizon))
+        run_id = run.info.run_id
+        points = {"val_loss": trial.curve, "train_loss": trial.train_curve}
+        self._log(run_id, run_params(trial.run, trial.horizon), trial_metrics(trial), points)
+        # The tag that says "this trial is here" comes last: a half-written one is written again.
+        self.client.set_tag(run_id, "hpt.trial", trial.id)
+        good = trial.status in ("finished", "pruned")
+        self.client.set_terminated(run_id, "FINISHED" if good else "FAILED")
+
+    def _log(
+        self,
+        run_id: str,
+        params: dict[str, Any],
+        metrics: dict[str, float],
+        curves: dict[str, tuple[tuple[int, float], ...]] | None = None,
+    ) -> None:
+        metric, param = self.entities.Metric, self.entities.Param
+        values = [metric(k, v, 0, 0) for k, v in metrics.items()]
+        for name, points in (curves or {}).items():
+            values += [metric(name, loss, 0, tokens) for tokens, loss in points]
+        self.client.log_batch(run_id, values[:1000], [param(k, str(v)) for k, v in params.items()])
+
+    def finish(self, recommendation: dict[str, Any], note: str, artefacts: list[Path]) -> None:
+        metrics = {
+            f"recommended_{k}": recommendation[k]
+            for k in ("lr", "max_stable_lr", "expected_regret")
+            if recommendation.get(k)
+        }
+        self._log(self.parent, {}, metrics)
+        self.client.set_tag(self.parent, "mlflow.note.content", note)
+        for path in artefacts:
+            self.client.log_artifact(self.parent, str(path))
+        self.client.set_terminated(self.parent, "FINISHED")
+
+
+def run_name(run: RunConfig, horizon: int) -> str:
+    return f"lr {run.lr:.2e}, {short(parameters(run.model).total)}, {short(horizon)} tokens"
+
+
+def run_params(run: RunConfig, horizon: int) -> dict[str, Any]:
+    """What differs between trials, flat."""
+    model = run.model
+    counted = parameters(model)
+    return {
+        "lr": run.lr,
+        "N_total": counted.total,
+        "N_non_embedding": counted.non_embedding,
+        "D": horizon,
+        "B": run.batch,
+        "depth": model.depth,
+        "width": model.width,
+        "heads": model.heads,
+        "context": model.context,
+        "schedule": run.schedule,
+        "warmup": run.warmup,
+        "weight_decay": run.weight_decay,
+        "parametrisation": run.parametrisation,
+        "seed": run.seed,
+    }
+
+
+def trial_metrics(trial: Trial) -> dict[str, float]:
+    """Numbers that the UI can plot; lr too, because it plots metrics only. A diverged trial has no loss."""
+    values = {
+        "lr": trial.lr,
+        "log10_lr": math.log10(trial.lr),
+        "final_val_loss": trial.loss,
+        "bits_per_byte": trial.bits_per_byte,
+        "seconds": trial.seconds,
+        "usd": trial.usd,
+        "tokens_per_second": trial.tokens_per_second or None,
+        "flops": trial.flops,
+    }
+    return {k: float(v) for k, v in values.items() if v is not None}

@@ -1,0 +1,117 @@
+"""What strategies share: from cells of trials to a recommendation."""
+
+from __future__ import annotations
+
+import math
+
+from scaling.optimum import Optimum, decide
+from search.budget import Spending
+from search.evidence import Cell, cells
+from search.records import History, Recommendation
+from trainer.config import RunConfig
+from trainer.counts import parameters
+
+Z50, Z90 = 0.6745, 1.6449  # normal quantiles of the central 50 and 90 %
+
+# What an lr is uncertain by when it is copied to another horizon or size (sd of its exponent). At fixed batch the
+# exponent of D runs from -.31 (small batches) to +.25 (large) over the slices of Step Law's sweep; that of N from -.46
+# to -.80 in the standard parametrisation, and near 0 in muP where it transfers, with shifts up to x2 reported.
+EXPONENT_SD = {"tokens": 0.2, "size": 0.6, "size_mup": 0.15}
+CUT_SHORT_SD = 0.4  # the annealed optimum can be up to 4 x the stable-phase one (arXiv 2608.28308)
+
+
+def distance_sd(cell: Cell, target: RunConfig) -> float:
+    """sd that copying the cell's optimum to the target adds to ln lr."""
+    tokens = abs(math.log(target.tokens / cell.horizon))
+    size = abs(math.log(parameters(target.model).non_embedding / cell.n_non_embedding))
+    by_size = EXPONENT_SD["size" if target.parametrisation == "sp" else "size_mup"]
+    cut = CUT_SHORT_SD if cell.cut_short else 0.0
+    return math.hypot(EXPONENT_SD["tokens"] * tokens, by_size * size, cut)
+
+
+def recommend_from_history(history: History) -> Recommendation:
+    """Copy the optimum of the cell nearest to the target: the largest model, then the longest horizon at which the
+    optimum is bracketed."""
+    fitted = [(cell, o) for cell in cells(history) if (o := cell.optimum()) is not None]
+    bracketed = [(c, o) for c, o in fitted if o.edge is None and o.points >= 3]
+    if not fitted:
+        return nothing(history)
+    cell, optimum = (bracketed or fitted)[-1]
+    return recommend_from_cell(history, cell, optimum)
+
+
+def recommend_from_cell(history: History, cell: Cell, optimum: Optimum) -> Recommendation:
+    target = history.problem.target
+    added = distance_sd(cell, target)
+    reasons = list(optimum.reasons)
+    if cell.horizon < target.tokens:
+        reasons.append(
+            f"measured at {cell.horizon / target.tokens:.0%} of the target's tokens; that the best lr is the same at "
+            f"the full horizon is an assumption, worth a factor of {math.exp(added):.2f} either way in the interval"
+        )
+    if cell.run.schedule != target.schedule and not cell.cut_short:
+        reasons.append(f"the trials used the schedule {cell.run.schedule}, the target will use {target.schedule}")
+    if cell.cut_short:
+        reasons.append("the trials' schedule was cut short, so their losses are not annealed")
+    if optimum.edge is not None:
+        way = "lower" if optimum.edge == "low" else "higher"
+        reasons.append(f"the best lr may be {way} than any tried: widen --lr-range")
+    return recommendation(
+        history,
+        optimum,
+        optimum.log_lr,
+        math.hypot(optimum.sd, added),
+        law="none: the best lr of the longest horizon that brackets it is copied",
+        reasons=reasons,
+        trials=tuple(t.id for t in cell.trials),
+    )
+
+
+def recommendation(
+    history: History,
+    valley: Optimum,
+    log_lr: float,
+    sd: float,
+    *,
+    law: str,
+    reasons: list[str],
+    trials: tuple[str, ...],
+    rejected: tuple[tuple[str, str], ...] = (),
+) -> Recommendation:
+    """The lr of least expected loss when ln lr* is normal (log_lr, sd) and `valley` gives the loss around it."""
+    decision = decide(valley, log_lr, sd)
+    return Recommendation(
+        lr=math.exp(decision.log_lr),
+        interval50=(math.exp(log_lr - Z50 * sd), math.exp(log_lr + Z50 * sd)),
+        interval90=(math.exp(log_lr - Z90 * sd), math.exp(log_lr + Z90 * sd)),
+        max_stable_lr=max_stable_lr(history),
+        expected_regret=decision.expected_regret,
+        worst_regret=decision.worst_regret,
+        law=law,
+        rejected=rejected,
+        reasons=tuple(reasons),
+        trials=trials,
+        details={"log_lr": log_lr, "sd": sd, "curvature": valley.curvature, "skew": valley.skew},
+    )
+
+
+def calibration_cost(history: History) -> Spending:
+    """What measuring the step times cost before the first trial."""
+    return sum((t.spending for t in history if t.tags.get("stage") == "calibration"), Spending())
+
+
+def max_stable_lr(history: History) -> float | None:
+    return max((t.lr for t in history.finished), default=None)
+
+
+def nothing(history: History) -> Recommendation:
+    """No lr can be recommended; why, and what to do."""
+    diverged = [t.lr for t in history if t.status == "diverged"]
+    failed = [t for t in history if t.status == "failed"]
+    if diverged:
+        why = f"all {len(diverged)} trials diverged, the lowest at lr {min(diverged):.2g}: search lower with --lr-range"
+    elif failed:
+        why = f"all {len(failed)} trials failed; the last said: {failed[-1].error}"
+    else:
+        why = "no trial has finished yet"
+    return Recommendation(lr=None, reasons=(why,), max_stable_lr=max_stable_lr(history))

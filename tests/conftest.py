@@ -1,0 +1,34 @@
+"""Shared fixtures. Nothing a test does reaches the user's cache, MLflow or search directories."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "TIKTOKEN_CACHE_DIR"):
+    os.environ.pop(name, None)
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache for the whole test session, so that a corpus is prepared once."""
+    path = tmp_path_factory.mktemp("cache")
+    os.environ["HPT_CACHE_DIR"] = str(path)
+    return path
+
+
+@pytest.fixture
+def shared() -> Path:
+    """Real data sets for development; a test that wants one skips without it."""
+    path = Path(os.environ.get("HPT_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not path.is_dir():
+        pytest.skip("the development data sets are not here")
+    return path

@@ -1,0 +1,84 @@
+"""Byte-level BPE: trained by `tokenizers`, run by tiktoken, which gives the same ids several times faster."""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import tiktoken
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from trainer.checkpoint import write_atomic
+from trainer.errors import UserError
+
+END_OF_TEXT = "<|endoftext|>"
+# GPT-2's splitting (Radford et al. 2019, encoder.py).
+PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+NAMED = ("gpt2", "r50k_base", "p50k_base", "cl100k_base", "o200k_base")
+
+
+def load_tokenizer(spec: str) -> tiktoken.Encoding:
+    """By tiktoken's name, or from a file that `train_tokenizer` wrote."""
+    if spec.endswith(".json"):
+        values = json.loads(Path(spec).read_text())
+        return tiktoken.Encoding(
+            name=Path(spec).stem,
+            pat_str=values["pattern"],
+            mergeable_ranks={base64.b64decode(token): rank for token, rank in values["ranks"].items()},
+            special_tokens=values["special_tokens"],
+        )
+    if spec not in NAMED:
+        near = difflib.get_close_matches(spec, NAMED, n=2)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"choose bpe:SIZE or one of {', '.join(NAMED)}."
+        raise UserError(f"There is no tokenizer called {spec!r}: {hint}")
+    try:
+        return tiktoken.get_encoding(spec)
+    except Exception as error:  # whatever the network and the cache do
+        raise UserError(
+            f"The vocabulary of tokenizer {spec!r} cannot be fetched ({type(error).__name__}): connect once, point "
+            "TIKTOKEN_CACHE_DIR at a folder that has it, or use --tokenizer bpe:SIZE, which needs no network."
+        ) from None
+
+
+def bpe_size(spec: str) -> int | None:
+    """The size in `bpe:SIZE`; None for another spec."""
+    if not spec.startswith("bpe:"):
+        return None
+    size = spec.removeprefix("bpe:")
+    if not size.isdigit() or int(size) < 257:
+        raise UserError(
+            f"--tokenizer {spec}: the size must be a number from 257 (256 bytes and end-of-text), as in bpe:4096."
+        )
+    return int(size)
+
+
+def train_tokenizer(texts: Iterable[str], size: int, path: Path) -> tokenizers.Tokenizer:
+    """Train a vocabulary of `size` ids, end-of-text (the last) included, and write it for `load_tokenizer`."""
+    trained = tokenizers.Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(tokenizers.Regex(PATTERN), behavior="isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ])  # fmt: skip
+    trained.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=size - 1, initial_alphabet=alphabet, show_progress=False)
+    trained.train_from_iterator(texts, trainer)
+    byte_of = {character: byte for byte, character in _byte_characters().items()}
+    ranks = {
+        base64.b64encode(bytes(byte_of[c] for c in token)).decode(): rank
+        for token, rank in sorted(trained.get_vocab().items(), key=lambda item: item[1])
+    }
+    values = {"pattern": PATTERN, "ranks": ranks, "special_tokens": {END_OF_TEXT: len(ranks)}}
+    write_atomic(path, json.dumps(values).encode())
+    return trained
+
+
+def _byte_characters() -> dict[int, str]:
+    """The printable character that byte-level BPE writes for each byte (GPT-2's encoder.py: bytes_to_unicode)."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in printable]
+    return {**{b: chr(b) for b in printable}, **{b: chr(256 + i) for i, b in enumerate(others)}}
