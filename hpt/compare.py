@@ -14,6 +14,7 @@ from typing import Annotated
 import matplotlib
 import optuna
 import tyro
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table as Grid
 
@@ -71,10 +72,7 @@ def compare(world: World, config: CompareConfig) -> list[Result]:
     """All strategies, targets, budgets and seeds; the same results whatever the number of
     processes."""
     if unknown := sorted(set(config.strategies) - set(CONTENDERS)):
-        raise UserError(
-            f"There is no strategy {', '.join(unknown)} to compare: choose from "
-            f"{', '.join(CONTENDERS)}."
-        )
+        raise UserError(f"There is no strategy {', '.join(unknown)} to compare: choose from {', '.join(CONTENDERS)}.")
     names = config.strategies or tuple(CONTENDERS)
     chunk = 25
     spans = [range(i, min(i + chunk, config.seeds)) for i in range(0, config.seeds, chunk)]
@@ -94,18 +92,9 @@ def compare(world: World, config: CompareConfig) -> list[Result]:
 
 
 def show(lines: list[Line], console: Console) -> None:
-    """The leaderboard."""
-    grid = Grid(
-        "budget",
-        "strategy",
-        "regret, median",
-        "p90",
-        "answered",
-        "in 50 %",
-        "in 90 %",
-        "trials",
-        "cost",
-    )
+    """The leaderboard; regret is the median, in percent of the loss, of searches that answered."""
+    names = ("budget", "strategy", "regret", "p90", "answered", "in 50 %", "in 90 %", "trials", "cost")
+    grid = Grid(*names, box=SIMPLE, padding=(0, 1))
     for a, b in zip(lines, [*lines[1:], None], strict=True):
         shown = [
             f"{a.budget:.0%}",
@@ -171,9 +160,7 @@ def run(config: CompareConfig, console: Console) -> list[Line]:
     world = World(load_table(config.table, config.columns), noise=config.noise)
     for note in world.table.notes:
         console.print(f"{world.table.name}: {note}")
-    console.print(
-        f"{len(world.table.cells)} cells (N, D, batch); noise of a run {world.sd:.3%} of its loss"
-    )
+    console.print(f"{len(world.table.cells)} cells (N, D, batch); noise of a run {world.sd:.3%} of its loss")
     results = compare(world, config)
     lines = summarise(results)
     show(lines, console)

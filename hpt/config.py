@@ -15,6 +15,7 @@ from search.strategies import load
 from search.strategies.early_stopping import EarlyStopping
 from search.strategies.grid import Grid
 from search.strategies.hyperband import Hyperband
+from search.strategies.transfer import Transfer
 from search.strategy import Strategy
 from trainer.config import RunConfig, from_dict, override
 from trainer.counts import run_flops
@@ -70,6 +71,7 @@ class SearchConfig:
     grid: Grid = field(default_factory=Grid)
     hyperband: Hyperband = field(default_factory=Hyperband)
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
+    transfer: Transfer = field(default_factory=Transfer)
 
     def __post_init__(self) -> None:
         low, high = self.lr_range

@@ -30,9 +30,7 @@ def law(theta: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     value = -a * n - np.logaddexp(-SHARPNESS * u, -SHARPNESS * w) / SHARPNESS
     share = 1 / (1 + np.exp(np.clip(SHARPNESS * (u - w), -60, 60)))  # of the noise-limited branch
     rest = 1 - share
-    return value, np.stack(
-        [-n, np.ones_like(n), share, share * b, share * d, rest * b, rest * d], axis=1
-    )
+    return value, np.stack([-n, np.ones_like(n), share, share * b, share * d, rest * b, rest * d], axis=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +53,7 @@ class Prior:
     much)."""
 
 
-def prior(
-    n: float, d: float, b: float, lr_range: tuple[float, float], parametrisation: str = "sp"
-) -> Prior:
+def prior(n: float, d: float, b: float, lr_range: tuple[float, float], parametrisation: str = "sp") -> Prior:
     """What is believed of a target of `n` parameters, `d` tokens and `b` tokens a step, from
     published laws.
 

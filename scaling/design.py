@@ -114,9 +114,7 @@ class Design:
         for cell in range(self.m):
             for offsets in self._offsets(cell):
                 centre = np.clip(self.mean[cell], low + offsets[-1], high + offsets[0])
-                log_lr = np.clip(
-                    (self.mean[cell] if len(offsets) == 1 else centre) + offsets, low, high
-                )
+                log_lr = np.clip((self.mean[cell] if len(offsets) == 1 else centre) + offsets, low, high)
                 cost = len(log_lr) * self.costs[cell]
                 if cost > limit or len(np.unique(log_lr)) < len(log_lr):
                     continue

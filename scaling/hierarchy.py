@@ -60,9 +60,7 @@ def fit(runs: Runs, prior: Prior, rounds: int = 3) -> Posterior:
     data = _data(runs)
     c = len(data.cells)
     mean = np.concatenate([prior.mean, prior.valley_mean, np.zeros(3 * c)])
-    state = Posterior(
-        prior, data.cells, mean, np.zeros((0, 0)), prior.noise, prior.discrepancy, len(runs)
-    )
+    state = Posterior(prior, data.cells, mean, np.zeros((0, 0)), prior.noise, prior.discrepancy, len(runs))
     if not len(runs):
         return replace(state, cov=np.linalg.inv(_precision(state)))
     best = data.x[~data.censored & (data.y == 0)]
@@ -111,9 +109,7 @@ def _model(z: np.ndarray, data: _Data) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return height + np.where(data.censored, 0, z[HEAD + 2 * c + data.cell]), height, out
 
 
-def _weights(
-    state: Posterior, data: _Data, z: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _weights(state: Posterior, data: _Data, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(residual, weight, Jacobian) at z; a censored run that is predicted above the cap weighs
     nothing."""
     predicted, height, jacobian = _model(z, data)
@@ -133,10 +129,7 @@ def _climb(state: Posterior, data: _Data, steps: int = 40) -> Posterior:
         r = data.y - predicted
         v = data.variance(state.noise, height)
         fits = (TAIL + 1) * np.log1p(r**2 / v / TAIL) + np.log(v)
-        return float(
-            np.where(data.censored & (r < 0), 0, fits).sum()
-            + (at - centre) @ precision @ (at - centre)
-        )
+        return float(np.where(data.censored & (r < 0), 0, fits).sum() + (at - centre) @ precision @ (at - centre))
 
     value = objective(z)
     for _ in range(steps):
@@ -167,9 +160,7 @@ def _scales(state: Posterior, data: _Data) -> Posterior:
     noise = (4 * state.prior.noise**2 + share @ residual**2) / (4 + share @ (1 - leverage))
     c = len(state.cells)
     eps = slice(HEAD, HEAD + c)
-    unit = np.linalg.inv(
-        kernel(state.cells, state.cells, 1.0, state.prior.reach) + 1e-6 * np.eye(c)
-    )
+    unit = np.linalg.inv(kernel(state.cells, state.cells, 1.0, state.prior.reach) + 1e-6 * np.eye(c))
     seen = state.mean[eps] @ unit @ state.mean[eps] + np.trace(unit @ state.cov[eps, eps])
     tau = (8 * state.prior.discrepancy**2 + seen) / (8 + c)
     return replace(state, noise=float(np.sqrt(noise)), discrepancy=float(np.sqrt(tau)))

@@ -63,10 +63,7 @@ def describe(posterior: Posterior) -> str:
     share = 1 / (1 + math.exp(4 * delta))
     p, q = share * p1 + (1 - share) * p2, share * q1 + (1 - share) * q2
     branch = "noise-limited" if share > 0.5 else "curvature-limited"
-    return (
-        f"batch-conditional law, {branch} here: lr* ~ N^{-a:+.2f} D^{q:+.2f} B^{p:+.2f} "
-        "near the target"
-    )
+    return f"batch-conditional law, {branch} here: lr* ~ N^{-a:+.2f} D^{q:+.2f} B^{p:+.2f} near the target"
 
 
 def refuse(posterior: Posterior, runs: Runs) -> list[str]:
@@ -84,10 +81,7 @@ def refuse(posterior: Posterior, runs: Runs) -> list[str]:
         return ["No proxy has finished at two lrs, so no valley is seen."]
     _, sd = posterior.predict()
     if sd > VAGUE:
-        return [
-            f"The best lr is known only to a factor of {math.exp(sd):.1f} (one sd): run more "
-            "trials."
-        ]
+        return [f"The best lr is known only to a factor of {math.exp(sd):.1f} (one sd): run more trials."]
     return []
 
 
@@ -99,17 +93,13 @@ def doubts(posterior: Posterior, runs: Runs) -> list[str]:
     if len(sizes) == 1 and abs(sizes[0]) > 1e-6:
         found.append("Only one size was run: how lr* moves with N is taken from published laws.")
     if -sizes.max() > FAR:
-        found.append(
-            f"The target has {math.exp(-sizes.max()):.0f} times the parameters of the largest "
-            "proxy."
-        )
+        found.append(f"The target has {math.exp(-sizes.max()):.0f} times the parameters of the largest proxy.")
     if posterior.mean[0] < -2 * math.sqrt(posterior.cov[0, 0]):
         found.append("lr* rises with N here, against all published evidence.")
     open_cells = _edges(posterior, runs)
     if open_cells:
         found.append(
-            f"In {open_cells} of {len(posterior.cells)} cells the best lr seems to lie "
-            "outside those that finished."
+            f"In {open_cells} of {len(posterior.cells)} cells the best lr seems to lie outside those that finished."
         )
     return found
 

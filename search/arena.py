@@ -6,12 +6,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
 
+from scaling.published import LR_LAWS
 from search.holdout import Holdout, direct_problem, problem_for
-from search.peers import AtTarget, CopySmallest, Halving
+from search.peers import AtTarget, CopySmallest, Formula, Halving
 from search.replay import World, replay
 from search.strategies.transfer import Transfer
 from search.strategy import Strategy
@@ -34,7 +36,9 @@ CONTENDERS: dict[str, Contender] = {
     "random": Contender(AtTarget, "target"),
     "tpe": Contender(lambda: AtTarget(sampler="tpe"), "target"),
     "halving": Contender(Halving, "target"),
+    **{f"law: {law.name}": Contender(partial(Formula, law=law)) for law in LR_LAWS},
 }
+"""Strategies that stop runs early are not here: a table of finished runs cannot say how those would have looked."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,13 +86,10 @@ class Result:
 def targets(world: World, rules: Rules) -> list[RunConfig]:
     """The runs to be predicted, each with something smaller in the table."""
     table, found = world.table, []
-    largest = (
-        table.sizes[-rules.sizes :] if rules.holdout == "run" else table.sizes[1:][-rules.sizes :]
-    )
+    largest = table.sizes[-rules.sizes :] if rules.holdout == "run" else table.sizes[1:][-rules.sizes :]
     if not largest:
         raise UserError(
-            f"{table.name} holds a single size, {table.sizes[0]:g}: use --holdout run, or a "
-            "table with several."
+            f"{table.name} holds a single size, {table.sizes[0]:g}: use --holdout run, or a table with several."
         )
     for n, d in sorted({(n, d) for n, d, _ in table.cells if n in largest}):
         any_batch = world.configuration(n, d, table.batches(n, d)[0])
@@ -97,10 +98,7 @@ def targets(world: World, rules: Rules) -> list[RunConfig]:
         runs = [replace(any_batch, batch=b) for b in chosen]
         found += [run for run in runs if _posed(world, run, rules)]
     if not found:
-        raise UserError(
-            f"No target of {table.name} has a smaller run in it: use --holdout run, or fewer "
-            "--sizes."
-        )
+        raise UserError(f"No target of {table.name} has a smaller run in it: use --holdout run, or fewer --sizes.")
     return found
 
 
@@ -112,9 +110,7 @@ def _posed(world: World, run: RunConfig, rules: Rules) -> bool:
     return True
 
 
-def judge(
-    base: World, name: str, target: RunConfig, budget: float, seeds: Iterable[int], rules: Rules
-) -> list[Result]:
+def judge(base: World, name: str, target: RunConfig, budget: float, seeds: Iterable[int], rules: Rules) -> list[Result]:
     """Run one strategy on one target and budget, once for each seed."""
     contender, results = CONTENDERS[name], []
     joint = rules.search == "lr,batch"

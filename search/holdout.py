@@ -14,9 +14,7 @@ from trainer.errors import UserError
 Holdout = Literal["size", "run"]
 
 
-def problem_for(
-    world: World, target: RunConfig, *, share: float, holdout: Holdout = "size", seed: int = 0
-) -> Problem:
+def problem_for(world: World, target: RunConfig, *, share: float, holdout: Holdout = "size", seed: int = 0) -> Problem:
     """The problem of `target` with what is smaller as proxies and `share` of its FLOPs as budget.
 
     Smaller means, for `size`: fewer parameters, any number of tokens; for `run`: that, and runs of
@@ -33,8 +31,7 @@ def problem_for(
             proxies += [world.configuration(n_, d_, v) for v in sorted(batches)]
     if not proxies:
         raise UserError(
-            f"The table has nothing smaller than N={n:g}, D={d:g}: choose a larger target, or "
-            "--holdout run."
+            f"The table has nothing smaller than N={n:g}, D={d:g}: choose a larger target, or --holdout run."
         )
     return _problem(world, target, tuple(proxies), share, seed)
 
@@ -44,15 +41,11 @@ def direct_problem(world: World, target: RunConfig, *, share: float, seed: int =
     the target's."""
     n, d, b = world.key(target)
     horizons = sorted({d_ for n_, d_, _ in world.table.cells if n_ == n and d_ <= d})
-    inside = [
-        h for h in horizons if (near := world.table.batches(n, h)) and near[0] <= b <= near[-1]
-    ]
+    inside = [h for h in horizons if (near := world.table.batches(n, h)) and near[0] <= b <= near[-1]]
     return _problem(world, target, tuple(world.configuration(n, h, b) for h in inside), share, seed)
 
 
-def _problem(
-    world: World, target: RunConfig, proxies: tuple[RunConfig, ...], share: float, seed: int
-) -> Problem:
+def _problem(world: World, target: RunConfig, proxies: tuple[RunConfig, ...], share: float, seed: int) -> Problem:
     spans = [world.range(run) for run in proxies]
     return Problem(
         target=target,

@@ -188,9 +188,7 @@ class Knowledge:
         doubt = np.array([h * cov[which == i].min() for i in range(len(pairs))])
         over_b = Design(self.batches, cells, costs, np.zeros(3), BATCH_STEP, doubt)
         widest = self.points[:, 2] + self.origin[2]
-        if (batch := over_b.choose(left, widest.min(), widest.max())) and self.worth(
-            batch, self.batches
-        ):
+        if (batch := over_b.choose(left, widest.min(), widest.max())) and self.worth(batch, self.batches):
             own = np.flatnonzero(which == batch.cell)
             picked = {int(own[np.argmin(np.abs(widest[own] - b))]) for b in batch.log_lr}
             runs = [

@@ -59,10 +59,7 @@ def ladder(
         shape = target if size == 1 else scaled(target, size)
         for horizon in horizons:
             for batch in batches:
-                unit = (
-                    max(1, round(batch * target.batch / target.model.context))
-                    * target.model.context
-                )
+                unit = max(1, round(batch * target.batch / target.model.context)) * target.model.context
                 tokens = max(1, round(horizon * target.tokens / unit)) * unit
                 if (size == 1 and horizon == 1) or tokens < MIN_STEPS * unit:
                     continue

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass, replace
 
 from scaling.optimum import fit_optimum
+from scaling.published import Law, Scale, out_of_range
 from search.budget import Spending
 from search.menu import point
 from search.records import History, Problem, Proposal, Recommendation, Trial
@@ -19,9 +20,7 @@ from trainer.counts import parameters
 def _stage(problem: Problem, run: RunConfig, name: str, trials: int) -> Stage:
     cost = problem.cost.forecast(run, run.tokens) * trials
     size = parameters(run.model).total
-    return Stage(
-        name=name, trials=trials, parameters=size, tokens=float(trials * run.tokens), cost=cost
-    )
+    return Stage(run=run, name=name, trials=trials, parameters=size, tokens=float(trials * run.tokens), cost=cost)
 
 
 def _affordable(problem: Problem, run: RunConfig) -> int:
@@ -62,10 +61,7 @@ class AtTarget(Strategy):
         seen = [(t.lr, t.loss) for t in history if t.status in ("finished", "diverged")]
         seed = (problem.seed, number)
         lrs = sample_lrs(count, problem.lr_range, self.sampler, seed, seen)
-        return [
-            _proposal(problem.target, lr, f"{self.sampler}-{number + i}")
-            for i, lr in enumerate(lrs)
-        ]
+        return [_proposal(problem.target, lr, f"{self.sampler}-{number + i}") for i, lr in enumerate(lrs)]
 
     def recommend(self, history: History) -> Recommendation:
         return _best(history.finished)
@@ -84,18 +80,12 @@ class Halving(Strategy):
 
     def plan(self, history: History) -> list[Stage]:
         rungs = self._rungs(history.problem)
-        return [
-            _stage(history.problem, run, f"rung {i + 1}", n) for i, (run, n) in enumerate(rungs)
-        ]
+        return [_stage(history.problem, run, f"rung {i + 1}", n) for i, (run, n) in enumerate(rungs)]
 
     def _rungs(self, problem: Problem) -> list[tuple[RunConfig, int]]:
         """(run, trials) by rising horizon; empty when the budget holds no field at all."""
         size = parameters(problem.target.model).non_embedding
-        menu = [
-            r
-            for r in problem.proxies or (problem.target,)
-            if parameters(r.model).non_embedding == size
-        ]
+        menu = [r for r in problem.proxies or (problem.target,) if parameters(r.model).non_embedding == size]
         runs = sorted(menu, key=lambda r: r.tokens)
         best: list[tuple[RunConfig, int]] = []
         for field in range(2, 1000):
@@ -134,11 +124,7 @@ class CopySmallest(Strategy):
 
     def plan(self, history: History) -> list[Stage]:
         run = self._run(history.problem)
-        return [
-            _stage(
-                history.problem, run, "sweep", min(self.trials, _affordable(history.problem, run))
-            )
-        ]
+        return [_stage(history.problem, run, "sweep", min(self.trials, _affordable(history.problem, run)))]
 
     @staticmethod
     def _run(problem: Problem) -> RunConfig:
@@ -174,3 +160,31 @@ class CopySmallest(Strategy):
             law="copied from the cheapest proxy",
             trials=tuple(t.id for t in done),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Formula(Strategy):
+    """One published law, taken at its word: no trials."""
+
+    law: Law
+
+    def plan(self, history: History) -> list[Stage]:
+        return []
+
+    def ask(self, history: History, slots: int) -> list[Proposal] | Done:
+        return DONE
+
+    def recommend(self, history: History) -> Recommendation:
+        target = history.problem.target
+        model, counts = target.model, parameters(target.model)
+        scale = Scale(
+            n_total=counts.total,
+            n_non_embedding=counts.non_embedding,
+            n_layers=model.depth,
+            width=model.width,
+            context=model.context,
+            D=target.tokens,
+            B=target.batch,
+        )
+        outside = out_of_range(self.law, scale)
+        return Recommendation(lr=self.law.value(scale), law=self.law.formula, reasons=(outside,) if outside else ())

@@ -36,9 +36,9 @@ class Curve:
 
 
 def smooth(cell: Cell, bandwidth: float = BANDWIDTH) -> Curve:
-    """Local quadratic regression of ln(loss / lowest - 1 + FLOOR) on ln lr (Gaussian weights, at
-    least 4 points' worth).
+    """Local quadratic regression of ln(loss / lowest - 1 + FLOOR) on ln lr.
 
+    The weights are Gaussian, and wider where lrs are sparse.
     Between a finished and a diverged lr the curve ends half-way: beyond, the run counts as
     diverged.
     """
@@ -48,12 +48,10 @@ def smooth(cell: Cell, bandwidth: float = BANDWIDTH) -> Curve:
     grid = np.arange(cell.log_lr[0], cell.log_lr[-1] + STEP, STEP).clip(max=cell.log_lr[-1])
     gap = grid[:, None] - x[None, :]
     fourth = np.sort(np.abs(gap), axis=1)[:, min(3, len(x) - 1)]
-    weight = np.exp(-0.5 * (gap / np.maximum(bandwidth, 0.7 * fourth)[:, None]) ** 2)
+    weight = np.exp(-0.5 * (gap / np.maximum(bandwidth, 0.4 * fourth)[:, None]) ** 2)
     powers = np.stack([np.ones_like(gap), gap, gap**2], axis=-1)
     normal = np.einsum("gp,gpi,gpj->gij", weight, powers, powers) + 1e-9 * np.eye(3)
-    fitted = np.linalg.solve(normal, np.einsum("gp,gpi,p->gi", weight, powers, y)[..., None])[
-        :, 0, 0
-    ]
+    fitted = np.linalg.solve(normal, np.einsum("gp,gpi,p->gi", weight, powers, y)[..., None])[:, 0, 0]
     loss = low * (1 + np.exp(fitted) - FLOOR)
     nearest = np.abs(grid[:, None] - cell.log_lr[None, :]).argmin(axis=1)
     return Curve(grid, np.where(alive[nearest], loss, math.inf))
@@ -93,23 +91,17 @@ class World:
         n, d, b = self.key(run)
         batches = self.table.batches(n, d)
         if not batches:
-            raise UserError(
-                f"The table has no runs of N={n:g}, D={d:g}: ask for a run of Problem.proxies."
-            )
+            raise UserError(f"The table has no runs of N={n:g}, D={d:g}: ask for a run of Problem.proxies.")
         if not batches[0] <= b <= batches[-1]:
             raise UserError(
-                f"The table has batches of {batches[0]} to {batches[-1]} tokens at N={n:g}, "
-                f"D={d:g}, not {b}."
+                f"The table has batches of {batches[0]} to {batches[-1]} tokens at N={n:g}, D={d:g}, not {b}."
             )
         low, high = max(v for v in batches if v <= b), min(v for v in batches if v >= b)
         x = math.log(lr)
         ends = [self.curves[n, d, v] for v in (low, high)]
         first, last = max(c.log_lr[0] for c in ends), min(c.log_lr[-1] for c in ends)
         if not first - 0.01 <= x <= last + 0.01:
-            raise UserError(
-                f"The table has lrs of {math.exp(first):.3g} to {math.exp(last):.3g} here, not "
-                f"{lr:.3g}."
-            )
+            raise UserError(f"The table has lrs of {math.exp(first):.3g} to {math.exp(last):.3g} here, not {lr:.3g}.")
         share = 0.0 if low == high else math.log(b / low) / math.log(high / low)
         left, right = ends[0].at(x), ends[1].at(x)
         return left if share == 0 else (1 - share) * left + share * right
@@ -130,9 +122,7 @@ class World:
         run, loss, error = proposal.run, None, ""
         try:
             if proposal.horizon != run.tokens or proposal.start:
-                raise UserError(
-                    "A table holds whole runs only: horizon = run.tokens, start = 0."
-                )
+                raise UserError("A table holds whole runs only: horizon = run.tokens, start = 0.")
             exact = self.loss(run, proposal.lr)
             key = [self.seed, *self.key(run), round(1e6 * (20 + math.log(proposal.lr))), run.seed]
             noisy = exact * (1 + self.sd * float(np.random.default_rng(key).standard_normal()))
@@ -162,9 +152,7 @@ class World:
         return max(float(curve.loss.min()) for curve in self.curves.values())
 
     def configuration(self, n: int, d: int, b: int) -> RunConfig:
-        return RunConfig(
-            model=self.table.models[n], data=DataConfig(val_tokens=1), tokens=d, batch=b
-        )
+        return RunConfig(model=self.table.models[n], data=DataConfig(val_tokens=1), tokens=d, batch=b)
 
     def best(self, run: RunConfig, batches: bool = False) -> tuple[float, float, int]:
         """(lowest smoothed loss, its lr, its batch) of the target; over the measured batches too
@@ -211,6 +199,4 @@ def _rounds(session: Session, slots: int) -> Iterator[list[Proposal]]:
         if isinstance(answer, Done):
             return
         yield answer
-    raise RuntimeError(
-        f"{type(session.strategy).__name__} asked 10,000 times without coming to an end."
-    )
+    raise RuntimeError(f"{type(session.strategy).__name__} asked 10,000 times without coming to an end.")

@@ -20,9 +20,7 @@ from trainer.config import ModelConfig, from_dict
 from trainer.counts import parameters
 from trainer.errors import UserError
 
-SAME_LR = (
-    0.03  # ln units: 3.45e-4 and 3.453e-4 are one grid point, and no sweep is meant to be finer
-)
+SAME_LR = 0.03  # ln units: 3.45e-4 and 3.453e-4 are one grid point, and no sweep is meant to be finer
 
 ALIASES = {
     "n": ("n", "params", "parameters", "n_params", "non_embedding", "model_size"),
@@ -155,20 +153,13 @@ def _from_columns(path: Path, records: list[dict[str, Any]], columns: Columns) -
     unit = columns.sequence or (2048 if str(names["batch"]).lower() == "bs" else 1)
     rows = _Rows()
     for line, record in enumerate(records, start=1):
-        n, d, b, lr, loss = (
-            _number(record.get(names[key] or "")) for key in ("n", "d", "batch", "lr", "loss")
-        )
+        n, d, b, lr, loss = (_number(record.get(names[key] or "")) for key in ("n", "d", "batch", "lr", "loss"))
         for key, value in (("n", n), ("d", d), ("batch", b), ("lr", lr)):
             if not 0 < value < math.inf:
-                raise UserError(
-                    f"{path}, run {line}: {names[key]} is {value}, and it must be a positive "
-                    "number."
-                )
+                raise UserError(f"{path}, run {line}: {names[key]} is {value}, and it must be a positive number.")
         _append(rows, round(n), round(d), round(b * unit), lr, loss)
         if round(n) not in rows.models:
-            shape = {
-                k: record[names[k] or ""] for k in ("depth", "width", "heads", "ffn") if names[k]
-            }
+            shape = {k: record[names[k] or ""] for k in ("depth", "width", "heads", "ffn") if names[k]}
             rows.models[round(n)] = model_of(
                 round(n), **{k: int(_number(v)) for k, v in shape.items() if _number(v) > 0}
             )
@@ -178,9 +169,7 @@ def _from_columns(path: Path, records: list[dict[str, Any]], columns: Columns) -
 def _find(path: Path, key: str, given: str | None, there: dict[str, str]) -> str | None:
     if given is not None:
         if given.strip().lower() not in there:
-            raise UserError(
-                f"{path} has no column {given!r} (for {key}): it has {', '.join(there.values())}."
-            )
+            raise UserError(f"{path} has no column {given!r} (for {key}): it has {', '.join(there.values())}.")
         return there[given.strip().lower()]
     return next((there[alias] for alias in ALIASES[key] if alias in there), None)
 
@@ -193,34 +182,23 @@ def _number(value: Any) -> float:
 
 
 def _append(rows: _Rows, n: int, d: int, b: int, lr: float, loss: float) -> None:
-    for column, value in zip(
-        (rows.n, rows.d, rows.b, rows.lr, rows.loss), (n, d, b, lr, loss), strict=True
-    ):
+    for column, value in zip((rows.n, rows.d, rows.b, rows.lr, rows.loss), (n, d, b, lr, loss), strict=True):
         column.append(value)  # type: ignore[arg-type]
 
 
 def _gather(path: Path, rows: _Rows) -> Table:
     groups: dict[tuple[int, int, int], list[tuple[float, float]]] = {}
     for n, d, b, lr, loss in zip(rows.n, rows.d, rows.b, rows.lr, rows.loss, strict=True):
-        groups.setdefault((n, d, b), []).append(
-            (math.log(lr), loss if math.isfinite(loss) else math.inf)
-        )
+        groups.setdefault((n, d, b), []).append((math.log(lr), loss if math.isfinite(loss) else math.inf))
     twice = sum(len(runs) - len(set(runs)) for runs in groups.values())
-    notes = (
-        [f"{twice} runs are in the table twice, with the same loss: counted once."] if twice else []
-    )
+    notes = [f"{twice} runs are in the table twice, with the same loss: counted once."] if twice else []
     cells = {key: _cell(set(runs)) for key, runs in sorted(groups.items())}
     thin = [key for key, cell in cells.items() if np.isfinite(cell.loss).sum() < 3]
     if thin:
-        notes.append(
-            f"{len(thin)} cells (N, D, B) with fewer than 3 finished lrs cannot be "
-            "interpolated: left out."
-        )
+        notes.append(f"{len(thin)} cells (N, D, B) with fewer than 3 finished lrs cannot be interpolated: left out.")
     kept = {key: cell for key, cell in cells.items() if key not in thin}
     if not kept:
-        raise UserError(
-            f"{path}: no (N, D, batch) has 3 lrs that finished; a sweep to replay needs some."
-        )
+        raise UserError(f"{path}: no (N, D, batch) has 3 lrs that finished; a sweep to replay needs some.")
     return Table(path.name, kept, rows.models, tuple(notes))
 
 
@@ -232,12 +210,7 @@ def _cell(runs: Iterable[tuple[float, float]]) -> Cell:
         else:
             groups.append([run])
     alive = [[loss for _, loss in g if loss < math.inf] for g in groups]
-    means = [
-        float(np.mean(a)) if 2 * len(a) > len(g) else math.inf
-        for a, g in zip(alive, groups, strict=True)
-    ]
+    means = [float(np.mean(a)) if 2 * len(a) > len(g) else math.inf for a, g in zip(alive, groups, strict=True)]
     squares = sum(float(np.sum((np.array(a) - np.mean(a)) ** 2)) for a in alive if len(a) > 1)
     freedom = sum(len(a) - 1 for a in alive if len(a) > 1)
-    return Cell(
-        np.array([np.mean([x for x, _ in g]) for g in groups]), np.array(means), (squares, freedom)
-    )
+    return Cell(np.array([np.mean([x for x, _ in g]) for g in groups]), np.array(means), (squares, freedom))

@@ -8,6 +8,7 @@ import importlib
 from search.strategies.early_stopping import EarlyStopping
 from search.strategies.grid import Grid
 from search.strategies.hyperband import Hyperband
+from search.strategies.transfer import Transfer
 from search.strategy import Strategy
 from trainer.errors import UserError
 
@@ -15,6 +16,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "early-stopping": EarlyStopping,
     "grid": Grid,
     "hyperband": Hyperband,
+    "transfer": Transfer,
 }
 
 

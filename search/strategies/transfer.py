@@ -59,6 +59,7 @@ class Transfer(Strategy):
             trials=count,
             parameters=parameters(run.model).total,
             tokens=float(count * run.tokens),
+            run=run,
             cost=Spending(count * one.seconds, count * one.flops, count * one.usd),
             note=f"{spread}; later ones move with what the earlier show",
         )
@@ -73,9 +74,7 @@ class Transfer(Strategy):
                 number = len(history.trials) + len(history.running) + len(proposals)
                 run = replace(work.candidates[choice.cell], lr=float(f"{math.exp(log_lr):.4g}"))
                 tags = {"expected_sd": round(math.sqrt(choice.variance), 4)}
-                proposals.append(
-                    Proposal(id=f"transfer-{number:03d}", run=run, horizon=run.tokens, tags=tags)
-                )
+                proposals.append(Proposal(id=f"transfer-{number:03d}", run=run, horizon=run.tokens, tags=tags))
         if proposals:
             return proposals[:slots]
         return [] if history.running else DONE
