@@ -8,6 +8,7 @@ import sys
 
 COMMANDS = {
     "search": "find the peak lr of a run with cheap proxies, for no more than a budget",
+    "train": "make the final run at the lr that a search recommends",
 }
 
 

@@ -174,7 +174,8 @@ def run(config: CompareConfig, console: Console) -> list[Line]:
 
 def main() -> None:
     try:
-        run(tyro.cli(CompareConfig, description=__doc__), Console())
+        config = tyro.cli(CompareConfig, description=__doc__)
+        run(config, Console(width=None if sys.stdout.isatty() else 110))
     except UserError as error:
         sys.exit(f"hpt.compare: {error}")
 

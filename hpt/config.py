@@ -12,9 +12,15 @@ import torch
 
 from search.budget import Budget
 from search.strategies import load
+from search.strategies.data_scaling import DataScaling
 from search.strategies.early_stopping import EarlyStopping
+from search.strategies.greedy import Greedy
 from search.strategies.grid import Grid
+from search.strategies.hybrid import Hybrid
 from search.strategies.hyperband import Hyperband
+from search.strategies.literature import Literature
+from search.strategies.model_scaling import ModelScaling
+from search.strategies.mutransfer import MuTransfer
 from search.strategies.transfer import Transfer
 from search.strategy import Strategy
 from trainer.config import RunConfig, from_dict, override
@@ -72,6 +78,12 @@ class SearchConfig:
     hyperband: Hyperband = field(default_factory=Hyperband)
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
     transfer: Transfer = field(default_factory=Transfer)
+    greedy: Greedy = field(default_factory=Greedy)
+    model_scaling: ModelScaling = field(default_factory=ModelScaling)
+    data_scaling: DataScaling = field(default_factory=DataScaling)
+    hybrid: Hybrid = field(default_factory=Hybrid)
+    mutransfer: MuTransfer = field(default_factory=MuTransfer)
+    literature: Literature = field(default_factory=Literature)
 
     def __post_init__(self) -> None:
         low, high = self.lr_range

@@ -52,7 +52,11 @@ def u_curves(history: History, answer: Recommendation, path: Path) -> None:
     losses = [loss for points in groups.values() for _, loss in points]
     if losses:  # the walls are steep: show the valleys
         low, high = min(losses), max(min(loss for _, loss in points) for points in groups.values())
-        axes.set_ylim(low - 0.05 * (high - low) - 0.01, high + max(0.6 * (high - low), 0.5))
+        top = high + max(0.6 * (high - low), 0.5)
+        axes.set_ylim(low - 0.05 * (high - low) - 0.01, top)
+        shown = [lr for points in groups.values() for lr, loss in points if loss <= top]
+        shown += [*diverged, *(answer.interval90 or ())]
+        axes.set_xlim(min(shown) / 1.3, max(shown) * 1.3)
     axes.set(xscale="log", xlabel="peak learning rate", ylabel="validation loss (nats a token)")
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=130)

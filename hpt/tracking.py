@@ -11,7 +11,7 @@ import math
 import os
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,9 @@ def ui_command(uri: str) -> str:
     if uri.startswith("http"):
         return f"open {uri}"
     return f"mlflow ui --backend-store-uri {uri} --host 127.0.0.1"
+
+
+Curves = Mapping[str, Sequence[tuple[int, float]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,10 +93,10 @@ class _Writer:
     """The MLflow side of one search."""
 
     def __init__(self, run: SearchRun) -> None:
-        import mlflow.entities  # two seconds: paid on the mirror's thread, while Ray starts
+        import mlflow  # two seconds: paid on the mirror's thread, while Ray starts
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)
-        self.entities, self.client = mlflow.entities, mlflow.MlflowClient(tracking_uri=run.uri)
+        self.client = mlflow.MlflowClient(tracking_uri=run.uri)
         found = self.client.get_experiment_by_name(run.name)
         self.experiment = found.experiment_id if found else self.client.create_experiment(run.name)
         mine = self.client.search_runs([self.experiment], f"tags.`hpt.search` = '{run.id}'", max_results=50_000)
@@ -105,7 +108,7 @@ class _Writer:
     def _create_parent(self, run: SearchRun) -> str:
         tags = {"hpt.search": run.id, "hpt.role": "search", **run.tags}
         created = self.client.create_run(self.experiment, tags=tags, run_name=run.name)
-        self._log(created.info.run_id, run.params, {})
+        log(self.client, created.info.run_id, run.params, {})
         return created.info.run_id
 
     def add(self, trials: list[Trial]) -> None:
@@ -125,24 +128,11 @@ class _Writer:
         run = self.client.create_run(self.experiment, tags=tags, run_name=run_name(trial.run, trial.horizon))
         run_id = run.info.run_id
         points = {"val_loss": trial.curve, "train_loss": trial.train_curve}
-        self._log(run_id, run_params(trial.run, trial.horizon), trial_metrics(trial), points)
+        log(self.client, run_id, run_params(trial.run, trial.horizon), trial_metrics(trial), points)
         # The tag that says "this trial is here" comes last: a half-written one is written again.
         self.client.set_tag(run_id, "hpt.trial", trial.id)
         good = trial.status in ("finished", "pruned")
         self.client.set_terminated(run_id, "FINISHED" if good else "FAILED")
-
-    def _log(
-        self,
-        run_id: str,
-        params: dict[str, Any],
-        metrics: dict[str, float],
-        curves: dict[str, tuple[tuple[int, float], ...]] | None = None,
-    ) -> None:
-        metric, param = self.entities.Metric, self.entities.Param
-        values = [metric(k, v, 0, 0) for k, v in metrics.items()]
-        for name, points in (curves or {}).items():
-            values += [metric(name, loss, 0, tokens) for tokens, loss in points]
-        self.client.log_batch(run_id, values[:1000], [param(k, str(v)) for k, v in params.items()])
 
     def finish(self, recommendation: dict[str, Any], note: str, artefacts: list[Path]) -> None:
         metrics = {
@@ -150,11 +140,44 @@ class _Writer:
             for k in ("lr", "max_stable_lr", "expected_regret")
             if recommendation.get(k)
         }
-        self._log(self.parent, {}, metrics)
+        log(self.client, self.parent, {}, metrics)
         self.client.set_tag(self.parent, "mlflow.note.content", note)
         for path in artefacts:
             self.client.log_artifact(self.parent, str(path))
         self.client.set_terminated(self.parent, "FINISHED")
+
+
+def log(
+    client: Any, run_id: str, params: dict[str, Any], metrics: dict[str, float], curves: Curves | None = None
+) -> None:
+    """One batch: params, metrics at step 0, and curves with tokens as the step."""
+    from mlflow.entities import Metric, Param
+
+    values = [Metric(k, v, 0, 0) for k, v in metrics.items()]
+    for name, points in (curves or {}).items():
+        values += [Metric(name, loss, 0, tokens) for tokens, loss in points]
+    for start in range(0, max(1, len(values)), 1000):  # MLflow's limit of a batch
+        named = [Param(k, str(v)) for k, v in params.items()] if start == 0 else []
+        client.log_batch(run_id, values[start : start + 1000], named)
+
+
+def record_run(
+    uri: str, name: str, tags: dict[str, str], params: dict[str, Any], metrics: dict[str, float | None], curves: Curves
+) -> str:
+    """A run of its own, such as the final one; returns why it could not be written, empty when it was."""
+    try:
+        import mlflow
+
+        logging.getLogger("mlflow").setLevel(logging.WARNING)
+        client = mlflow.MlflowClient(tracking_uri=uri)
+        found = client.get_experiment_by_name(name)
+        experiment = found.experiment_id if found else client.create_experiment(name)
+        run = client.create_run(experiment, tags=tags, run_name=f"final, lr {params['lr']:.2e}")
+        log(client, run.info.run_id, params, {k: v for k, v in metrics.items() if v is not None}, curves)
+        client.set_terminated(run.info.run_id)
+        return ""
+    except Exception as error:  # whatever ails MLflow, the result is on the disk
+        return f"MLflow at {uri} does not answer ({type(error).__name__}); the result is kept in files"
 
 
 def run_name(run: RunConfig, horizon: int) -> str:

@@ -14,9 +14,7 @@ import numpy as np
 
 from scaling.arrays import Array
 
-HUBER = (
-    1.345  # standardised residual from which a point counts less; 95 % efficient for normal errors
-)
+HUBER = 1.345  # standardised residual from which a point counts less; 95 % efficient for normal errors
 FLOOR_SD = 0.03  # nats: no optimum is known better than its own definition
 EDGE_NOTE = "optima at the edge of the tried lrs are left out"
 # d ln lr / d ln x that published laws allow (see `published.EXPONENTS`), with a margin
@@ -125,16 +123,10 @@ def varying(points: Sequence[Point], target: Point) -> tuple[str, ...]:
     return (*found, "C") if len(found) == 2 else found or ("N",)
 
 
-def choose(
-    points: Sequence[Point], target: Point, variables: Sequence[str] | None = None
-) -> Choice:
+def choose(points: Sequence[Point], target: Point, variables: Sequence[str] | None = None) -> Choice:
     """Fit every hypothesis in `variables` (default: those that vary), choose one, extrapolate to `target`."""
     usable = [p for p in points if p.edge is None]
-    notes = (
-        [f"{len(points) - len(usable)} of {len(points)} {EDGE_NOTE}."]
-        if len(usable) < len(points)
-        else []
-    )
+    notes = [f"{len(points) - len(usable)} of {len(points)} {EDGE_NOTE}."] if len(usable) < len(points) else []
     families = _families(tuple(variables) if variables else varying(points, target))
     if not usable:
         why = "there is no optimum inside the tried lrs"
@@ -159,8 +151,10 @@ def choose(
     if not credible:
         return Choice(chosen=None, all=tuple(fits), refused=tuple(refused), reasons=tuple(notes))
     best = credible[0]
-    weight = np.exp(-len(usable) / 2 * np.array([f.score - best.score for f in credible]))
-    shift = np.array([f.log_lr - best.log_lr for f in credible])
+    compared = [f for f in credible if math.isfinite(f.score)] or credible[:1]
+    weight = np.exp(-len(usable) / 2 * np.array([f.score - compared[0].score for f in compared]))
+    weight = np.nan_to_num(weight, nan=1.0)  # one alone without a point to spare: inf - inf
+    shift = np.array([f.log_lr - best.log_lr for f in compared])
     between = float(weight @ shift**2 / weight.sum())
     return Choice(
         chosen=best, all=tuple(fits), refused=tuple(refused), log_lr=best.log_lr,
@@ -169,12 +163,7 @@ def choose(
 
 
 def _coordinates(family: _Family, points: Sequence[Point], reference: Point) -> Array:
-    return np.array(
-        [
-            [math.log(getattr(p, v) / getattr(reference, v)) for v in family.variables]
-            for p in points
-        ]
-    )
+    return np.array([[math.log(getattr(p, v) / getattr(reference, v)) for v in family.variables] for p in points])
 
 
 def _fit(family: _Family, points: Sequence[Point], target: Point) -> Fit | str:
@@ -219,17 +208,21 @@ def _robust(X: Array, y: Array, sd: Array) -> tuple[Array, Array, Array]:
     collapsing or exploding on few points).
     """
     n, p = X.shape
-    robust = np.ones(n)
-    for _ in range(20 if n > p + 1 else 1):
-        w = robust / sd**2
+
+    def solve(w: Array) -> tuple[Array, Array, Array]:
         cov = np.linalg.pinv((X * w[:, None]).T @ X)
         beta = cov @ (X.T @ (w * y))
-        residual = y - X @ beta
-        robust = np.minimum(1, HUBER / np.maximum(np.abs(residual / sd), 1e-12))
+        return beta, cov, y - X @ beta
+
+    w = 1 / sd**2
+    beta, cov, residual = solve(w)
+    for _ in range(20 if n > p + 1 else 0):
+        w = np.minimum(1, HUBER / np.maximum(np.abs(residual / sd), 1e-12)) / sd**2
+        beta, cov, residual = solve(w)
     leverage = np.clip(w * np.einsum("ij,jk,ik->i", X, cov, X), 0, 1 - 1e-9)
     chi2 = float(np.sum(w * residual**2))
-    cov = cov * max(1.0, (chi2 + 2) / (n - p + 2))
-    return beta, cov, residual / (1 - leverage)
+    spread = max(1.0, (chi2 + 2) / (n - p + 2))
+    return beta, np.asarray(cov * spread), residual / (1 - leverage)
 
 
 def _in_log(value: float, spread: float, in_lr: bool) -> tuple[float, float]:
@@ -238,9 +231,7 @@ def _in_log(value: float, spread: float, in_lr: bool) -> tuple[float, float]:
     return (math.log(value), spread / value) if value > 0 else (math.nan, math.nan)
 
 
-def _slope(
-    family: _Family, beta: Array, cov: Array, z: Array, log_lr: float
-) -> tuple[float, float]:
+def _slope(family: _Family, beta: Array, cov: Array, z: Array, log_lr: float) -> tuple[float, float]:
     """d ln lr / d ln x at the target and its sd, by a small step in the first variable."""
     step = np.zeros_like(z)
     step[0, 0] = 1e-4

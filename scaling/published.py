@@ -226,17 +226,11 @@ def _predict(laws: tuple[Law, ...], s: Scale) -> list[Prediction]:
         value, note = law.value(s), out_of_range(law, s)
         if value is not None:
             log_value = math.log(value)
-            found.append(
-                Prediction(
-                    name=law.name, log_value=log_value, in_range=not note, note=note or law.setup
-                )
-            )
+            found.append(Prediction(name=law.name, log_value=log_value, in_range=not note, note=note or law.setup))
     return found
 
 
-OWN_SD = (
-    0.5  # of one law in ln lr, inside its range: data, schedule and batch differ (Step Law at a
-)
+OWN_SD = 0.5  # of one law in ln lr, inside its range: data, schedule and batch differ (Step Law at a
 # batch twice off its best is already 0.3 away)
 
 

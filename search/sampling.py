@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
-from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -11,19 +11,20 @@ import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)
+optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 Sampler = Literal["random", "qmc", "tpe", "gp"]
 STARTUP = 3  # observations from which tpe and gp start to model; until then they would draw at random
 
 
+@functools.lru_cache(maxsize=1024)  # strategies ask again for the same lrs at every decision
 def sample_lrs(
     count: int,
     lr_range: tuple[float, float],
     sampler: Sampler,
-    seed: Sequence[int],
-    observed: Sequence[tuple[float, float | None]] = (),
-) -> list[float]:
+    seed: tuple[int, ...],
+    observed: tuple[tuple[float, float | None], ...] = (),
+) -> tuple[float, ...]:
     """`count` peak lrs, log-uniform over `lr_range` or where `observed` makes a good one likely.
 
     observed: (lr, loss) at ONE fidelity, so that losses compare; None is a diverged run. A model needs some value
@@ -31,7 +32,9 @@ def sample_lrs(
     Without STARTUP observations, tpe and gp fall back on qmc.
     """
     if sampler in ("tpe", "gp") and sum(loss is not None for _, loss in observed) < STARTUP:
-        sampler, observed = "qmc", ()
+        sampler = "qmc"
+    if sampler in ("random", "qmc"):
+        observed = ()
     low, high = lr_range
     space: dict[str, BaseDistribution] = {"lr": FloatDistribution(low, high, log=True)}
     study = optuna.create_study(sampler=_make(sampler, _mix(seed)))
@@ -46,7 +49,7 @@ def sample_lrs(
         lrs.append(trial.params["lr"])
         if sampler == "qmc":  # it counts completed trials only, and never looks at their values
             study.tell(trial, state=TrialState.COMPLETE, values=0.0)
-    return lrs
+    return tuple(lrs)
 
 
 def _make(sampler: Sampler, seed: int) -> optuna.samplers.BaseSampler:
@@ -63,6 +66,6 @@ def _make(sampler: Sampler, seed: int) -> optuna.samplers.BaseSampler:
                 return optuna.samplers.GPSampler(seed=seed, n_startup_trials=STARTUP)
 
 
-def _mix(seed: Sequence[int]) -> int:
+def _mix(seed: tuple[int, ...]) -> int:
     """One 32-bit seed from several numbers."""
     return int(np.random.SeedSequence(list(seed)).generate_state(1)[0])

@@ -14,15 +14,11 @@ from hypothesis import strategies as st
 from scaling.hypotheses import Choice, Point, choose, copy_sd, varying
 
 
-def at(
-    n: float = 1e6, d: float = 1e8, log_lr: float = 0.0, sd: float = 0.05, edge: str | None = None
-) -> Point:
+def at(n: float = 1e6, d: float = 1e8, log_lr: float = 0.0, sd: float = 0.05, edge: str | None = None) -> Point:
     return Point(N=n, D=d, C=6 * n * d, log_lr=log_lr, sd=sd, edge=edge)
 
 
-def ladder(
-    law: Callable[[float], float], ns: list[float], noise: float, seed: int = 0
-) -> list[Point]:
+def ladder(law: Callable[[float], float], ns: list[float], noise: float, seed: int = 0) -> list[Point]:
     rng = np.random.default_rng(seed)
     return [at(n, log_lr=law(n) + noise * rng.normal(), sd=max(noise, 0.02)) for n in ns]
 
@@ -73,13 +69,9 @@ def test_the_planted_family_is_among_the_best(family: str, law: Callable[[float]
 def test_sublinear_and_polynomial_forms_are_exact_without_noise() -> None:
     target = at(20e6)
     square = choose(ladder(lambda n: math.log(5e-3 - 9e-7 * math.sqrt(n)), NS, 0.0), target)
-    assert named(square, "square root in N").log_lr == pytest.approx(
-        math.log(5e-3 - 9e-7 * math.sqrt(20e6)), abs=1e-6
-    )
+    assert named(square, "square root in N").log_lr == pytest.approx(math.log(5e-3 - 9e-7 * math.sqrt(20e6)), abs=1e-6)
     bent = lambda n: -6 - 0.3 * math.log(n / 1e6) - 0.05 * math.log(n / 1e6) ** 2  # noqa: E731
-    assert named(choose(ladder(bent, NS, 0.0), target), "polynomial in N").log_lr == pytest.approx(
-        bent(20e6), abs=1e-6
-    )
+    assert named(choose(ladder(bent, NS, 0.0), target), "polynomial in N").log_lr == pytest.approx(bent(20e6), abs=1e-6)
 
 
 def test_an_outlier_is_borne() -> None:
@@ -126,7 +118,8 @@ def test_edges_are_left_out_and_nothing_gives_nothing() -> None:
     assert "1 of 6 optima at the edge" in choice.reasons[0]
     for empty in (choose([wrong], at(64e6)), choose([], at(64e6))):
         assert empty.chosen is None and math.isnan(empty.log_lr) and empty.refused
-    assert choose(points[:1], at(2e6)).chosen.name == "none"  # type: ignore[union-attr]
+    alone = choose(points[:1], at(2e6))
+    assert alone.chosen and alone.chosen.name == "none" and alone.sd == pytest.approx(points[0].sd)
 
 
 def test_copying_further_is_less_sure() -> None:

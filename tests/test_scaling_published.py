@@ -28,21 +28,15 @@ from scaling.published import (
     weight_decay,
 )  # fmt: skip
 
-GPT2 = Scale(
-    n_total=124.4e6, n_non_embedding=85.06e6, n_layers=12, width=768, context=1024, D=2.5e9, B=2**19
-)
+GPT2 = Scale(n_total=124.4e6, n_non_embedding=85.06e6, n_layers=12, width=768, context=1024, D=2.5e9, B=2**19)
 
 
 def test_step_law_is_the_mean_of_its_bootstrap() -> None:
     """Means of 1,000 bootstrap fits in the authors' repository: intercepts are of ln."""
     for n, d in ((214_663_680, 4e9), (429_260_800, 5e10), (1.07e9, 1e11)):
         s = replace(GPT2, n_non_embedding=n, D=d)
-        assert math.log(step_law(s)) == pytest.approx(
-            0.5863 - 0.7129 * math.log(n) + 0.3075 * math.log(d), abs=0.02
-        )
-        assert math.log(step_law_batch(s)) == pytest.approx(
-            -0.5435 + 0.5709 * math.log(d), abs=0.02
-        )
+        assert math.log(step_law(s)) == pytest.approx(0.5863 - 0.7129 * math.log(n) + 0.3075 * math.log(d), abs=0.02)
+        assert math.log(step_law_batch(s)) == pytest.approx(-0.5435 + 0.5709 * math.log(d), abs=0.02)
 
 
 def test_deepseek_gives_its_own_models() -> None:
@@ -95,8 +89,7 @@ def test_the_mixture_is_wide_where_the_laws_disagree() -> None:
     values = [p.log_value for p in found]
     assert 0.7 < sd < 2 and min(values) > mean - 2 * sd and max(values) < mean + 2 * sd
     alike = [
-        Prediction(name=name, log_value=value, in_range=True, note="")
-        for name, value in (("a", -7.0), ("b", -7.1))
+        Prediction(name=name, log_value=value, in_range=True, note="") for name, value in (("a", -7.0), ("b", -7.1))
     ]
     far = Prediction(name="c", log_value=-5.0, in_range=False, note="")
     assert 0.5 <= mixture(alike)[1] < 0.55

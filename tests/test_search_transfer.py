@@ -77,7 +77,7 @@ def test_finds_the_planted_optimum_of_a_larger_model(world: World, share: float)
 def test_more_money_narrows_the_answer_and_worthless_runs_are_not_made(world: World) -> None:
     few, many = (Transfer().recommend(replay(Transfer(), problem(world, s), world)) for s in (0.1, 1))
     assert many.details["sd"] < few.details["sd"]
-    spent = [replay(Transfer(uses=uses), problem(world, 3.0), world).spent.flops for uses in (1.0, 30.0, math.inf)]
+    spent = [replay(Transfer(uses=uses), problem(world, 3.0), world).spent.flops for uses in (1.0, 100.0, math.inf)]
     whole = 3 * run_flops(problem(world, 1.0).target, 60_000_000)
     assert spent[0] < spent[1] < spent[2] <= whole
 

@@ -236,7 +236,7 @@ def _parse(hint: Any, text: str, where: str) -> Any:
 def _revive(hint: Any, value: Any) -> Any:
     if isinstance(value, dict) and dataclasses.is_dataclass(hint):
         return from_dict(typing.cast(type, hint), value)
-    return tuple(value) if isinstance(value, list) else value
+    return tuple(_revive(Any, item) for item in value) if isinstance(value, list) else value
 
 
 def _positive(name: str, value: float) -> None:

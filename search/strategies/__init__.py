@@ -5,18 +5,30 @@ from __future__ import annotations
 import difflib
 import importlib
 
+from search.strategies.data_scaling import DataScaling
 from search.strategies.early_stopping import EarlyStopping
+from search.strategies.greedy import Greedy
 from search.strategies.grid import Grid
+from search.strategies.hybrid import Hybrid
 from search.strategies.hyperband import Hyperband
+from search.strategies.literature import Literature
+from search.strategies.model_scaling import ModelScaling
+from search.strategies.mutransfer import MuTransfer
 from search.strategies.transfer import Transfer
 from search.strategy import Strategy
 from trainer.errors import UserError
 
 STRATEGIES: dict[str, type[Strategy]] = {
+    "data-scaling": DataScaling,
     "early-stopping": EarlyStopping,
+    "greedy": Greedy,
     "grid": Grid,
+    "hybrid": Hybrid,
     "hyperband": Hyperband,
     "transfer": Transfer,
+    "literature": Literature,
+    "model-scaling": ModelScaling,
+    "mutransfer": MuTransfer,
 }
 
 

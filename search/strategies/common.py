@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from scaling.hypotheses import copy_sd
 from scaling.optimum import Optimum, decide
 from search.budget import Spending
 from search.evidence import Cell, cells
@@ -13,20 +14,17 @@ from trainer.counts import parameters
 
 Z50, Z90 = 0.6745, 1.6449  # normal quantiles of the central 50 and 90 %
 
-# What an lr is uncertain by when it is copied to another horizon or size (sd of its exponent). At fixed batch the
-# exponent of D runs from -.31 (small batches) to +.25 (large) over the slices of Step Law's sweep; that of N from -.46
-# to -.80 in the standard parametrisation, and near 0 in muP where it transfers, with shifts up to x2 reported.
-EXPONENT_SD = {"tokens": 0.2, "size": 0.6, "size_mup": 0.15}
+MUP_SD = 0.15  # sd a nat of N in muP and CompleteP, where lr is meant to stay put: shifts of up to x2 are reported
 CUT_SHORT_SD = 0.4  # the annealed optimum can be up to 4 x the stable-phase one (arXiv 2608.28308)
 
 
 def distance_sd(cell: Cell, target: RunConfig) -> float:
     """sd that copying the cell's optimum to the target adds to ln lr."""
-    tokens = abs(math.log(target.tokens / cell.horizon))
-    size = abs(math.log(parameters(target.model).non_embedding / cell.n_non_embedding))
-    by_size = EXPONENT_SD["size" if target.parametrisation == "sp" else "size_mup"]
-    cut = CUT_SHORT_SD if cell.cut_short else 0.0
-    return math.hypot(EXPONENT_SD["tokens"] * tokens, by_size * size, cut)
+    tokens = math.log(target.tokens / cell.horizon)
+    size = math.log(parameters(target.model).non_embedding / cell.n_non_embedding)
+    same = target.parametrisation == cell.run.parametrisation != "sp"
+    far = math.hypot(copy_sd(0, tokens), MUP_SD * size) if same else copy_sd(size, tokens)
+    return math.hypot(far, CUT_SHORT_SD if cell.cut_short else 0.0)
 
 
 def recommend_from_history(history: History) -> Recommendation:

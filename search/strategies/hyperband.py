@@ -50,11 +50,11 @@ class Hyperband(Strategy):
     """R, in units; None: the largest whose plan fits the budget."""
     cooldown: float = 0.2
     """Fraction of a rung that is its cooldown; 0: the textbook, the target's own schedule cut short."""
-    sampler: Sampler = "gp"
-    """random and qmc ignore earlier brackets; tpe and gp learn from them, at one fidelity."""
+    sampler: Sampler = "qmc"
+    """How lrs are drawn in their range; tpe and gp learn from earlier brackets, at one fidelity."""
     focus: float = 4.0
-    """tpe and gp draw later brackets within this factor of the best lr so far, beyond --lr-range where it lies at
-    an end; 0: from the whole range. Loss has one valley in lr, so the rest of the range is known to be worse."""
+    """Later brackets draw within this factor of the best lr so far, beyond --lr-range where it lies at an end; 0: from
+    the whole range, as in the paper. Loss has one valley in lr, so the rest of the range is known to be worse."""
 
     def plan(self, history: History) -> list[Stage]:
         target = history.problem.target
@@ -83,7 +83,7 @@ class Hyperband(Strategy):
             rungs = list(self._rungs(history, layout, b))
             new += [p for rung in rungs for p in rung if p.id not in known]
             complete = len(rungs) == len(layout[b]) and all(history.get(p.id) for p in rungs[-1])
-            if not complete and self.sampler in ("tpe", "gp"):
+            if not complete and (self.focus or self.sampler in ("tpe", "gp")):
                 break  # the next bracket learns from this one
         if not new and not history.running:
             new = self._beyond_the_edge(history, layout)
@@ -181,7 +181,7 @@ class Hyperband(Strategy):
         problem, rungs = history.problem, layout[b]
         observed = one_fidelity([t for t in history if t.tags.get("bracket", b) < b])
         lr_range = focused(problem.lr_range, observed, self.focus)
-        lrs = sample_lrs(rungs[0][0], lr_range, self.sampler, (problem.seed, b), observed)
+        lrs = sample_lrs(rungs[0][0], lr_range, self.sampler, (problem.seed, b), tuple(observed))
         for k, lr in enumerate(lrs):
             yield self._proposal(history, rungs, b, 0, k, lr)
 
@@ -222,7 +222,7 @@ def one_fidelity(trials: list[Trial]) -> list[tuple[float, float | None]]:
         if t.status in ("finished", "diverged"):
             by_horizon.setdefault(t.horizon, []).append((t.lr, t.loss))
     best = max(by_horizon, key=lambda h: (min(len(by_horizon[h]), 3), h), default=None)
-    return [] if best is None else by_horizon[best]
+    return [] if best is None else sorted(by_horizon[best], key=lambda o: o[0])  # not in the order they ended
 
 
 def at_edge(observed: list[tuple[float, float | None]]) -> Literal["low", "high"] | None:

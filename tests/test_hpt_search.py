@@ -1,0 +1,146 @@
+"""The search command as a person uses it: real Ray, real MLflow on SQLite, real processes interrupted and killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+
+from search.store import SearchDir
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """200 documents of sentences with a grammar to learn."""
+    rng = random.Random(0)
+    nouns, verbs = ["cat", "dog", "bird", "child", "stone", "river"], ["sees", "likes", "finds", "follows"]
+    path = tmp_path_factory.mktemp("corpus") / "text.jsonl"
+    with open(path, "w") as file:
+        for _ in range(200):
+            words = [f"The {rng.choice(nouns)} {rng.choice(verbs)} the {rng.choice(nouns)}." for _ in range(120)]
+            file.write(json.dumps({"text": " ".join(words)}) + "\n")
+    return path
+
+
+def arguments(corpus: Path, name: str) -> list[str]:
+    return [
+        "--corpus", str(corpus), "--tokenizer", "bpe:300", "--tokens", "96000", "--batch", "512", "--name", name,
+        "--set", "model.depth=1", "model.width=32", "model.heads=2", "model.context=32", "model.vocabulary=300",
+        "data.val_tokens=1024", "data.epochs=10",
+    ]  # fmt: skip
+
+
+def start(folder: Path, argv: list[str]) -> subprocess.Popen[str]:
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "hpt.search", *argv],
+        cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+
+
+def run(folder: Path, argv: list[str], code: int = 0) -> str:
+    process = start(folder, argv)
+    output, _ = process.communicate(timeout=150)
+    assert process.returncode == code, output
+    assert "Traceback" not in output
+    return output
+
+
+def wait_for_trials(process: subprocess.Popen[str], directory: SearchDir, count: int) -> None:
+    deadline = time.monotonic() + 100
+    while len(directory.read_trials()) < count:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def decisions(directory: SearchDir) -> dict[str, Any]:
+    return {t.id: (t.run, t.horizon, t.parent, t.status, t.loss) for t in directory.read_trials() if t.loss}
+
+
+@pytest.fixture(scope="module")
+def finished(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder in which a search ran undisturbed, and what it printed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return folder, run(folder, arguments(corpus, "tiny"))
+
+
+def test_search_finds_an_lr_and_says_what_it_cost(finished: tuple[Path, str]) -> None:
+    folder, output = finished
+    directory = SearchDir(folder / "searches" / "tiny")
+    answer = directory.read_recommendation()
+    assert f"Recommended max lr: {answer['lr']:.3g}" in output
+    for words in ("50 % interval", "90 % interval", "largest stable lr", "FLOPs", "of the target run", "mlflow ui"):
+        assert words in output, words
+    low, high = answer["interval90"]
+    assert low < answer["interval50"][0] < answer["lr"] < answer["interval50"][1] < high
+    trials = directory.read_trials()
+    target = directory.read_config()["target"]
+    assert answer["bill"]["share_of_target"] <= 1.0 and len(trials) > 10
+    assert max(t.horizon for t in trials) <= target["tokens"]
+    promoted = [t for t in trials if t.parent]
+    assert promoted and all(0 < t.start < t.horizon for t in promoted)
+    assert not list(directory.checkpoints.glob("*")), "nothing can be promoted any more"
+    assert (directory.path / "u_curves.png").stat().st_size > 10_000
+
+
+def test_mlflow_has_parent_and_children(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], max_results=1000)
+    parent = next(r for r in runs if r.data.tags["hpt.role"] == "search")
+    children = [r for r in runs if r.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
+    trials = SearchDir(folder / "searches" / "tiny").read_trials()
+    assert {r.data.tags["hpt.trial"] for r in children} == {t.id for t in trials} and len(children) == len(trials)
+    one = next(r for r in children if r.data.tags["hpt.status"] == "finished")
+    assert {"lr", "log10_lr", "final_val_loss", "val_loss", "tokens_per_second"} <= set(one.data.metrics)
+    assert {"lr", "N_total", "D", "B"} <= set(one.data.params) and "hpt.rung" in one.data.tags
+    assert all(r.info.status in ("FINISHED", "FAILED") for r in runs)
+    names = {a.path for a in client.list_artifacts(parent.info.run_id)}
+    assert {"config.json", "recommendation.json", "u_curves.png"} <= names
+
+
+def test_interrupted_killed_and_resumed_decides_the_same(
+    corpus: Path, tmp_path: Path, finished: tuple[Path, str]
+) -> None:
+    directory = SearchDir(tmp_path / "searches" / "tiny")
+    process = start(tmp_path, arguments(corpus, "tiny"))
+    wait_for_trials(process, directory, 4)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, output
+    assert "--resume searches/tiny" in output and "Traceback" not in output
+    before = decisions(directory)
+    process = start(tmp_path, ["--resume", "searches/tiny"])
+    wait_for_trials(process, directory, len(before) + 4)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    with open(directory.path / "trials.jsonl", "a") as file:
+        file.write('{"id": "torn')  # as if the power went in the middle of a line
+    run(tmp_path, ["--resume", "searches/tiny"])
+    undisturbed = SearchDir(finished[0] / "searches" / "tiny")
+    assert decisions(directory) == decisions(undisturbed)
+    assert directory.read_recommendation()["lr"] == undisturbed.read_recommendation()["lr"]
+
+
+def test_mlflow_away_is_said_once_and_filled_in_later(corpus: Path, tmp_path: Path) -> None:
+    argv = [*arguments(corpus, "away"), "--strategy", "early-stopping", "--early-stopping.trials", "3"]
+    output = run(tmp_path, [*argv, "--tracking-uri", "http://127.0.0.1:9"])
+    assert output.count("does not answer") == 1 and "Recommended max lr" in output
+    run(tmp_path, ["--resume", "searches/away"])
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("away")
+    assert experiment and len(client.search_runs([experiment.experiment_id])) == 1 + 1 + 3
