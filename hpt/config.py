@@ -21,6 +21,7 @@ from search.strategies.hyperband import Hyperband
 from search.strategies.literature import Literature
 from search.strategies.model_scaling import ModelScaling
 from search.strategies.mutransfer import MuTransfer
+from search.strategies.transfer import Transfer
 from search.strategy import Strategy
 from trainer.config import RunConfig, from_dict, override
 from trainer.counts import run_flops
@@ -76,6 +77,7 @@ class SearchConfig:
     grid: Grid = field(default_factory=Grid)
     hyperband: Hyperband = field(default_factory=Hyperband)
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
+    transfer: Transfer = field(default_factory=Transfer)
     greedy: Greedy = field(default_factory=Greedy)
     model_scaling: ModelScaling = field(default_factory=ModelScaling)
     data_scaling: DataScaling = field(default_factory=DataScaling)

@@ -1,4 +1,5 @@
-"""The menu of a problem: which proxy runs may be asked for, and the nearest to what a strategy wants."""
+"""The menu of a problem: which proxy runs may be asked for, and the nearest to what a strategy
+wants."""
 
 from __future__ import annotations
 
@@ -19,8 +20,8 @@ def point(run: RunConfig) -> tuple[float, float, float]:
 def nearest(problem: Problem, wanted: RunConfig) -> RunConfig:
     """`wanted` itself where the choice is free, else the menu's nearest run; its lr is kept.
 
-    Nearest in ln N first, then in ln D, then in ln B: a strategy that scales one of them must not be given
-    another size because the batch fits better.
+    Nearest in ln N first, then in ln D, then in ln B: a strategy that scales one of them must not
+    be given another size because the batch fits better.
     """
     if problem.proxies is None:
         return wanted

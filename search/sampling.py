@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -17,14 +18,13 @@ Sampler = Literal["random", "qmc", "tpe", "gp"]
 STARTUP = 3  # observations from which tpe and gp start to model; until then they would draw at random
 
 
-@functools.lru_cache(maxsize=1024)  # strategies ask again for the same lrs at every decision
 def sample_lrs(
     count: int,
     lr_range: tuple[float, float],
     sampler: Sampler,
-    seed: tuple[int, ...],
-    observed: tuple[tuple[float, float | None], ...] = (),
-) -> tuple[float, ...]:
+    seed: Sequence[int],
+    observed: Sequence[tuple[float, float | None]] = (),
+) -> list[float]:
     """`count` peak lrs, log-uniform over `lr_range` or where `observed` makes a good one likely.
 
     observed: (lr, loss) at ONE fidelity, so that losses compare; None is a diverged run. A model needs some value
@@ -35,6 +35,17 @@ def sample_lrs(
         sampler = "qmc"
     if sampler in ("random", "qmc"):
         observed = ()
+    return list(_sample(count, lr_range, sampler, tuple(seed), tuple(observed)))
+
+
+@functools.lru_cache(maxsize=1024)  # strategies ask again for the same lrs at every decision
+def _sample(
+    count: int,
+    lr_range: tuple[float, float],
+    sampler: Sampler,
+    seed: tuple[int, ...],
+    observed: tuple[tuple[float, float | None], ...],
+) -> tuple[float, ...]:
     low, high = lr_range
     space: dict[str, BaseDistribution] = {"lr": FloatDistribution(low, high, log=True)}
     study = optuna.create_study(sampler=_make(sampler, _mix(seed)))

@@ -181,7 +181,7 @@ def test_dollars_and_hours_are_never_exceeded_even_when_trials_are_slower_than_f
     for budget in (Budget(usd=0.01), Budget(hours=0.02), Budget(usd=0.01, hours=0.005)):
         asked = Problem(target=TARGET, budget=budget, cost=CostModel(usd_per_hour=2.0, timings=timing))
         session = Session(strategy=Hyperband(), problem=asked)
-        while (new := session.next(2 - len(session.running))) is not DONE or session.running:
+        while session.next(2 - len(session.running)) is not DONE or session.running:
             p = next(iter(session.running.values()))
             seconds = min(1.5 * session.forecast(p).seconds, session.seconds_limit(p))
             session.finish(session.billed(p, {"status": "finished", "loss": 5.0}, seconds))

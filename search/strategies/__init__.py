@@ -14,6 +14,7 @@ from search.strategies.hyperband import Hyperband
 from search.strategies.literature import Literature
 from search.strategies.model_scaling import ModelScaling
 from search.strategies.mutransfer import MuTransfer
+from search.strategies.transfer import Transfer
 from search.strategy import Strategy
 from trainer.errors import UserError
 
@@ -24,6 +25,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "grid": Grid,
     "hybrid": Hybrid,
     "hyperband": Hyperband,
+    "transfer": Transfer,
     "literature": Literature,
     "model-scaling": ModelScaling,
     "mutransfer": MuTransfer,

@@ -75,7 +75,7 @@ class EarlyStopping(Strategy):
         observed = [(t.lr, t.loss) for cell in cells(history) for t in cell.trials]
         if done < 3:  # a model needs points first
             return [self._proposal(history, done, sample_lrs(done + 1, lr_range, "qmc", (seed,))[-1])]
-        return [self._proposal(history, done, sample_lrs(1, lr_range, self.sampler, (seed, done), tuple(observed))[0])]
+        return [self._proposal(history, done, sample_lrs(1, lr_range, self.sampler, (seed, done), observed)[0])]
 
     def _proposal(self, history: History, k: int, lr: float) -> Proposal:
         return Proposal(

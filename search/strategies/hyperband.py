@@ -181,7 +181,7 @@ class Hyperband(Strategy):
         problem, rungs = history.problem, layout[b]
         observed = one_fidelity([t for t in history if t.tags.get("bracket", b) < b])
         lr_range = focused(problem.lr_range, observed, self.focus)
-        lrs = sample_lrs(rungs[0][0], lr_range, self.sampler, (problem.seed, b), tuple(observed))
+        lrs = sample_lrs(rungs[0][0], lr_range, self.sampler, (problem.seed, b), observed)
         for k, lr in enumerate(lrs):
             yield self._proposal(history, rungs, b, 0, k, lr)
 

@@ -94,7 +94,7 @@ def check_enough(prepared: Prepared, data: DataConfig, tokens: int) -> None:
         raise UserError(
             f"Corpus {data.corpus!r} has {prepared.train_tokens:,} training tokens and the run needs {tokens:,}: "
             "lower --tokens, give a larger corpus, or allow repetition with "
-            f"--set data.epochs={math.ceil(100 * tokens / prepared.train_tokens) / 100:g}."
+            f"--set data.epochs={math.ceil(100 * tokens / prepared.train_tokens) / 100:.2f}."
         )
 
 
@@ -156,18 +156,15 @@ def _sample(texts: list[str]) -> Iterator[str]:
 
 
 def _held_out_fraction(texts: list[str], wanted: int, encoding: tiktoken.Encoding) -> float:
-    """HELD_OUT, or the least fraction that gives `wanted` tokens (at most half the corpus)."""
-    sizes = sorted((held_out_rank(t), len(t.encode())) for t in texts)
+    """HELD_OUT, or the least fraction of the documents that gives `wanted` tokens; never more than half."""
     head = "".join(texts)[:200_000]
-    bytes_per_token = len(head.encode()) / max(1, len(encoding.encode_ordinary(head)))
+    tokens_per_character = len(encoding.encode_ordinary(head)) / len(head)
     total = 0.0
-    for rank, size in sizes:
-        total += size / bytes_per_token
-        if total > 1.1 * wanted + 1000 and rank >= HELD_OUT:
-            return rank
-        if rank > 0.5:
-            break
-    return max(HELD_OUT, 0.5 if total <= 1.1 * wanted + 1000 else HELD_OUT)
+    for rank, size in sorted((held_out_rank(t), len(t)) for t in texts):
+        total += size * tokens_per_character
+        if total > 1.1 * wanted:
+            return min(0.5, max(HELD_OUT, math.nextafter(rank, 1)))
+    return 0.5
 
 
 def _tokenised(texts: list[str], encoding: tiktoken.Encoding) -> Iterator[np.ndarray]:

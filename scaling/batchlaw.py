@@ -1,0 +1,98 @@
+"""The law of the best peak lr over parameters N, tokens D and batch B, and what is believed of it
+before any run.
+
+    ln lr*(N, D, B) = -a n + softmin(u, w)     n, d, b = ln of N, D, B over the target's
+    u = c + delta + p1 b + q1 d                noise-limited: rises with B, falls with D
+    w = c + p2 b + q2 d                        curvature-limited: hardly moved by B
+
+softmin(u, w) = -ln(e^(-4u) + e^(-4w)) / 4. At one batch the best lr falls with D while that batch
+is small and rises while it is large: so laws fitted at one batch (Bjorck et al., arXiv 2409.19913:
+D^-0.32) and at the best batch (Step Law, arXiv 2503.04715: D^+0.31) are both right, each on its
+branch. Time Transfer (arXiv 2410.05838) has the same regimes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+SHARPNESS = 4.0
+NAMES = ("a", "c", "delta", "p1", "q1", "p2", "q2")
+
+
+def law(theta: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(ln lr*, its gradient by theta): (m,), (m, 7) at `points` (m, 3) of n, d, b relative to the
+    target."""
+    a, c, delta, p1, q1, p2, q2 = theta
+    n, d, b = points.T
+    u, w = c + delta + p1 * b + q1 * d, c + p2 * b + q2 * d
+    value = -a * n - np.logaddexp(-SHARPNESS * u, -SHARPNESS * w) / SHARPNESS
+    share = 1 / (1 + np.exp(np.clip(SHARPNESS * (u - w), -60, 60)))  # of the noise-limited branch
+    rest = 1 - share
+    return value, np.stack([-n, np.ones_like(n), share, share * b, share * d, rest * b, rest * d], axis=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prior:
+    """Independent normals on the law's seven parameters and on the valley's shape."""
+
+    mean: np.ndarray
+    """(7,) in the order of NAMES."""
+    sd: np.ndarray
+    """(7,)"""
+    valley_mean: np.ndarray
+    """(4,) ln of curvature over loss at the target, its slopes by n and d, ln of the skewness k."""
+    valley_sd: np.ndarray
+    discrepancy: float = 0.18
+    """Sd of what the law leaves unexplained at one (N, D, B), in ln lr."""
+    reach: float = 1.5
+    """Distance in (n, d, b) over which the unexplained part is alike (correlation e^-1)."""
+    noise: float = 0.0007
+    """Sd of a run's loss, as a fraction of it (0.06 % at 124M over 80 seeds; sweeps scatter as
+    much)."""
+
+
+def prior(n: float, d: float, b: float, lr_range: tuple[float, float], parametrisation: str = "sp") -> Prior:
+    """What is believed of a target of `n` parameters, `d` tokens and `b` tokens a step, from
+    published laws.
+
+    Centre and width are those of their mixture, not of any one of them: N-exponents 0.71 (Step
+    Law), 0.36 (Porian et al., 2406.19146), 0.23 (Bjorck et al.), 0.22 (2601.05049); they disagree
+    13-fold on the lr of GPT-2 124M. With muP and CompleteP the lr should not move with N, and is of
+    another scale. The batch at which the branches meet is taken to lie near the best batch of Step
+    Law, 0.58 D^0.571 tokens, within a factor of 3 (DeepSeek, Power Lines and 2607.01487 differ by
+    less at 1e10 tokens and by more at 1e7). The valley's curvature is h = 0.8 % of the loss per
+    squared unit of ln lr (half or twice the best lr cost about that), within a factor of 2.2.
+    The range in which lrs are to be searched counts as one more witness of the level: log-uniform
+    over it.
+    """
+    mup = parametrisation != "sp"
+    meeting = 0.58 * d**0.571
+    level = np.log(5e-3) if mup else np.log(2e-3) - 0.4 * np.log(n / 1e8)
+    mean = [0.0 if mup else 0.45, level, 0.75 * np.log(b / meeting), 0.75, -0.35, 0.0, 0.15]
+    sd = [0.15 if mup else 0.22, 1.5 if mup else 1.0, 0.8, 0.25, 0.2, 0.15, 0.17]
+    low, high = np.log(lr_range)
+    sure, told = sd[1] ** -2, 12 / (high - low) ** 2
+    mean[1] = (sure * mean[1] + told * (low + high) / 2) / (sure + told)
+    sd[1] = (sure + told) ** -0.5
+    return Prior(
+        mean=np.array(mean),
+        sd=np.array(sd),
+        valley_mean=np.array([np.log(0.008), -0.2, -0.2, np.log(0.9)]),
+        valley_sd=np.array([0.8, 0.3, 0.3, 0.5]),
+    )
+
+
+def valley(z: np.ndarray, k: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(phi, d phi / dz, d phi / d ln k) of the Linex valley 2 (e^(kz) - 1 - kz) / k^2, z = ln lr -
+    ln lr*.
+
+    z^2 near the floor, linear in ln lr far below it, a wall above it: one convex form for the
+    asymmetry that sweeps show. For a normal error of variance v its expected value is least at -k v
+    / 2, and is v there (Varian 1975, Zellner 1986).
+    """
+    e = np.exp(np.minimum(k * z, 20.0))
+    phi = 2 * (e - 1 - k * z) / k**2
+    slope = 2 * (e - 1) / k
+    return phi, slope, z * slope - 2 * phi

@@ -1,0 +1,166 @@
+"""Fits the batch-conditional law straight to the losses of runs: MAP with a Laplace covariance.
+
+    loss_i / floor_c = 1 + l_c + exp(eta_c) phi_k(ln lr_i - mu_c) + noise
+    mu_c  = law(theta; n_c, d_c, b_c) + eps_c
+    eta_c = h0 + hN n_c + hD d_c + zeta_c
+
+Run i lies in cell c = (N, D, B). eps: what the law leaves unexplained, alike in near cells; eta: ln
+of the valley's curvature over the loss; l: the cell's floor against its lowest run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.linalg import cho_factor, cho_solve
+
+from scaling.batchlaw import Prior, law, valley
+from scaling.posterior import HEAD, SCATTER, Posterior, Runs, kernel
+
+MISFIT = 0.1  # of a height above the floor: how far a Linex valley may be from the true one
+CAP = 0.05  # heights above this are only known to be above it: walls have any shape
+LOOSE = 0.05  # prior sd of a cell's floor against its lowest run
+TAIL = 4.0  # degrees of freedom of the noise
+
+
+@dataclass
+class _Data:
+    """Runs by cell, losses as heights over the cell's lowest."""
+
+    cells: np.ndarray
+    cell: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    censored: np.ndarray
+    doubt: np.ndarray | float
+
+    def variance(self, noise: float, height: np.ndarray) -> np.ndarray:
+        """Of a run's relative loss around the model; a wall's own height is not trusted beyond the
+        cap."""
+        capped = np.where(self.censored, 2 * CAP, np.minimum(height, CAP))
+        return noise**2 + self.doubt**2 + (MISFIT * capped) ** 2
+
+
+def _data(runs: Runs) -> _Data:
+    points = np.column_stack([runs.n, runs.d, runs.b])
+    cells, cell = np.unique(np.round(points, 9), axis=0, return_inverse=True)
+    cell = cell.reshape(-1)
+    lowest = np.full(len(cells), np.inf)
+    np.minimum.at(lowest, cell, runs.loss)
+    floor = np.where(np.isfinite(lowest), lowest, 1.0)
+    y = runs.loss / floor[cell] - 1
+    censored = ~(y < CAP)
+    return _Data(cells, cell, runs.log_lr, np.where(censored, CAP, y), censored, runs.doubt)
+
+
+def fit(runs: Runs, prior: Prior, rounds: int = 3) -> Posterior:
+    """MAP of all latents with its Laplace covariance; noise and discrepancy by EM, each with a
+    prior worth a few runs."""
+    data = _data(runs)
+    c = len(data.cells)
+    mean = np.concatenate([prior.mean, prior.valley_mean, np.zeros(3 * c)])
+    state = Posterior(prior, data.cells, mean, np.zeros((0, 0)), prior.noise, prior.discrepancy, len(runs))
+    if not len(runs):
+        return replace(state, cov=np.linalg.inv(_precision(state)))
+    best = data.x[~data.censored & (data.y == 0)]
+    if len(best):
+        at = data.cell[~data.censored & (data.y == 0)]
+        state.mean[1] += np.median(best - law(prior.mean, data.cells)[0][at])
+    for _ in range(rounds):
+        state = _climb(state, data)
+        state = _scales(state, data)
+    return state
+
+
+def _precision(state: Posterior) -> np.ndarray:
+    c, p = len(state.cells), state.prior
+    out = np.zeros((HEAD + 3 * c, HEAD + 3 * c))
+    head = 1 / np.concatenate([p.sd, p.valley_sd]) ** 2
+    out[range(HEAD), range(HEAD)] = head
+    if c:
+        k = kernel(state.cells, state.cells, state.discrepancy, p.reach)
+        out[HEAD : HEAD + c, HEAD : HEAD + c] = np.linalg.inv(k + 1e-9 * np.eye(c))
+        tail = np.concatenate([np.full(c, SCATTER**-2), np.full(c, LOOSE**-2)])
+        out[range(HEAD + c, HEAD + 3 * c), range(HEAD + c, HEAD + 3 * c)] = tail
+    return out
+
+
+def _model(z: np.ndarray, data: _Data) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(prediction, height, Jacobian) of every run; censored ones predict their height alone."""
+    c = len(data.cells)
+    mu, gradient = law(z[:7], data.cells)
+    eta = z[7] + data.cells[:, 0] * z[8] + data.cells[:, 1] * z[9] + z[HEAD + c : HEAD + 2 * c]
+    phi, slope, by_k = valley(data.x - (mu + z[HEAD : HEAD + c])[data.cell], float(np.exp(z[10])))
+    h = np.exp(eta)[data.cell]
+    height, rows = h * phi, np.arange(len(data.x))
+    out = np.zeros((len(rows), len(z)))
+    by_mu = -h * slope
+    out[:, :7] = by_mu[:, None] * gradient[data.cell]
+    out[:, 7], out[:, 8], out[:, 9] = (
+        height,
+        height * data.cells[data.cell, 0],
+        height * data.cells[data.cell, 1],
+    )
+    out[:, 10] = h * by_k
+    out[rows, HEAD + data.cell] = by_mu
+    out[rows, HEAD + c + data.cell] = height
+    out[rows, HEAD + 2 * c + data.cell] = ~data.censored
+    return height + np.where(data.censored, 0, z[HEAD + 2 * c + data.cell]), height, out
+
+
+def _weights(state: Posterior, data: _Data, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(residual, weight, Jacobian) at z; a censored run that is predicted above the cap weighs
+    nothing."""
+    predicted, height, jacobian = _model(z, data)
+    residual = data.y - predicted
+    variance = data.variance(state.noise, height)
+    weight = (TAIL + 1) / (TAIL + residual**2 / variance) / variance
+    return residual, np.where(data.censored & (residual < 0), 0, weight), jacobian
+
+
+def _climb(state: Posterior, data: _Data, steps: int = 40) -> Posterior:
+    """Levenberg-Marquardt on the reweighted squares."""
+    precision, z, damping = _precision(state), state.mean, 1e-3
+    centre = np.concatenate([state.prior.mean, state.prior.valley_mean, np.zeros(len(z) - HEAD)])
+
+    def objective(at: np.ndarray) -> float:
+        predicted, height, _ = _model(at, data)
+        r = data.y - predicted
+        v = data.variance(state.noise, height)
+        fits = (TAIL + 1) * np.log1p(r**2 / v / TAIL) + np.log(v)
+        return float(np.where(data.censored & (r < 0), 0, fits).sum() + (at - centre) @ precision @ (at - centre))
+
+    value = objective(z)
+    for _ in range(steps):
+        residual, weight, jacobian = _weights(state, data, z)
+        normal = jacobian.T @ (weight[:, None] * jacobian) + precision
+        gradient = jacobian.T @ (weight * residual) - precision @ (z - centre)
+        while damping < 1e6:
+            step = cho_solve(cho_factor(normal + damping * np.diag(np.diag(normal))), gradient)
+            trial = objective(z + step)
+            if trial <= value:
+                break
+            damping *= 5
+        else:
+            break
+        z, gain, value, damping = z + step, value - trial, trial, damping / 5
+        if gain < 1e-4:
+            break
+    residual, weight, jacobian = _weights(state, data, z)
+    cov = np.linalg.inv(jacobian.T @ (weight[:, None] * jacobian) + precision)
+    return replace(state, mean=z, cov=cov)
+
+
+def _scales(state: Posterior, data: _Data) -> Posterior:
+    """Noise and discrepancy given the latents; the priors count as 4 runs and 8 cells."""
+    residual, weight, jacobian = _weights(state, data, state.mean)
+    share = np.where(data.censored, 0, weight * state.noise**2)
+    leverage = np.clip(weight * np.einsum("ip,pq,iq->i", jacobian, state.cov, jacobian), 0, 1)
+    noise = (4 * state.prior.noise**2 + share @ residual**2) / (4 + share @ (1 - leverage))
+    c = len(state.cells)
+    eps = slice(HEAD, HEAD + c)
+    unit = np.linalg.inv(kernel(state.cells, state.cells, 1.0, state.prior.reach) + 1e-6 * np.eye(c))
+    seen = state.mean[eps] @ unit @ state.mean[eps] + np.trace(unit @ state.cov[eps, eps])
+    tau = (8 * state.prior.discrepancy**2 + seen) / (8 + c)
+    return replace(state, noise=float(np.sqrt(noise)), discrepancy=float(np.sqrt(tau)))
