@@ -14,7 +14,7 @@ from trainer.errors import UserError
 from trainer.parametrisation import forward_scale, scale
 
 MODEL = ModelConfig(depth=2, width=64, heads=2, context=32, vocabulary=256)
-WIDTHS, DEPTHS = (64, 128, 256), (2, 4, 8)
+WIDTHS, DEPTHS = (128, 256, 512), (2, 4, 8)
 
 
 def run(kind: str) -> RunConfig:
