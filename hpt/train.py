@@ -96,7 +96,9 @@ def resolve(config: TrainConfig) -> tuple[RunConfig, dict[str, str]]:
     else:
         directory = SearchDir(config.search)
         saved, answer = directory.read_config(), directory.read_recommendation()
-        run, lr = from_dict(RunConfig, saved["target"]), config.lr or answer["lr"]
+        found = {k: answer[k] for k in ("batch", "weight_decay", "warmup") if answer.get(k) is not None}
+        run = replace(from_dict(RunConfig, saved["target"]), **found, **answer["settings"])
+        lr = config.lr or answer["lr"]
         tags["hpt.search"] = saved["id"]
         if lr is None:
             raise UserError(f"{config.search} recommends no lr ({' '.join(answer['reasons'])}): give --lr yourself.")

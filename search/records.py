@@ -158,6 +158,8 @@ class Recommendation:
     """Recommended batch in tokens, where it was searched."""
     weight_decay: float | None = None
     warmup: int | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Other fields of the target that the lr holds for, such as its parametrisation; the final run takes them."""
     law: str = ""
     """How the answer was carried from the trials to the target, in one line."""
     rejected: tuple[tuple[str, str], ...] = ()

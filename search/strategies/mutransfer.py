@@ -53,6 +53,7 @@ class MuTransfer(Strategy):
             copied,
             law=f"none: the proxy's best lr is copied, in {cell.run.parametrisation}",
             reasons=(*self._assumptions(history, cell.run, target), *copied.reasons),
+            settings=_settings(target) if history.problem.target.parametrisation == "sp" else {},
             details={**copied.details, **_settings(target)},
         )
 
@@ -65,7 +66,9 @@ class MuTransfer(Strategy):
         ]
         if history.problem.target.parametrisation == "sp":
             flags = " ".join(f"{k}={v}" for k, v in _settings(target).items())
-            said.append(f"the lr holds only for the target in {target.parametrisation}: train it with --set {flags}")
+            said.append(
+                f"the lr holds only for the target in {target.parametrisation} ({flags}), as hpt.train trains it"
+            )
         return said
 
     def _target(self, history: History) -> RunConfig:
