@@ -9,6 +9,7 @@ import sys
 COMMANDS = {
     "search": "find the peak lr of a run with cheap proxies, for no more than a budget",
     "compare": "race strategies on a recorded sweep: regret against cost",
+    "cost": "what runs would cost here, from 20 timed steps",
     "regret": "judge a search's answer by a dense grid at the same target",
     "train": "make the final run at the lr that a search recommends",
 }

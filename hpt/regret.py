@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
 
 @dataclass(frozen=True)
 class Curve:
-    """Loss over ln lr through the grid's means; `spread` is the sd between seeds, pooled."""
+    """Loss over ln lr through the grid's means; `spread` is the sd between seeds, the median over lrs."""
 
     at: PchipInterpolator
     low: float
@@ -100,7 +100,7 @@ def truth_curve(path: Path) -> Curve:
     if len(finite) < 4:
         raise UserError(f"{path} has {len(finite)} learning rates that finished; a curve needs four.")
     logs = [math.log(lr) for lr in finite]
-    spread = math.sqrt(float(np.mean([np.var(v, ddof=1) for v in finite.values() if len(v) > 1] or [0.0])))
+    spread = float(np.median([np.std(v, ddof=1) for v in finite.values() if len(v) > 1] or [0.0]))
     return Curve(PchipInterpolator(logs, [np.mean(v) for v in finite.values()]), logs[0], logs[-1], spread)
 
 

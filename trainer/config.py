@@ -188,24 +188,27 @@ def from_dict(kind: type[T], values: dict[str, Any]) -> T:
 
 
 def override(config: T, assignments: typing.Iterable[str]) -> T:
-    """`config` with fields set from `KEY=VALUE` strings; KEY may be dotted (`model.depth=4`)."""
+    """`config` with fields set from `KEY=VALUE`; KEY may be dotted (`model.depth=4`). Checked when all are set."""
+    values = to_dict(config)
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:
             raise UserError(f"--set {assignment!r} is not of the form KEY=VALUE, such as model.depth=4.")
-        config = _set(config, key.strip().split("."), text.strip(), assignment)
-    return config
+        *path, name = key.strip().split(".")
+        kind, place = type(config), values
+        for part in path:
+            kind, place = _hint(kind, part, assignment), place[part]
+        place[name] = _parse(_hint(kind, name, assignment), text.strip(), assignment)
+    return from_dict(type(config), values)
 
 
-def _set(config: Any, path: list[str], text: str, where: str) -> Any:
-    hints = typing.get_type_hints(type(config))
-    if path[0] not in hints:
+def _hint(kind: Any, name: str, where: str) -> Any:
+    hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
+    if name not in hints:
         raise UserError(
-            f"--set {where}: {type(config).__name__} has no field {path[0]!r}; it has {', '.join(sorted(hints))}."
+            f"--set {where}: {getattr(kind, '__name__', kind)} has no field {name!r}; it has {', '.join(sorted(hints))}."
         )
-    if len(path) > 1:
-        return replace(config, **{path[0]: _set(getattr(config, path[0]), path[1:], text, where)})
-    return replace(config, **{path[0]: _parse(hints[path[0]], text, where)})
+    return hints[name]
 
 
 def _parse(hint: Any, text: str, where: str) -> Any:

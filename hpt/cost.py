@@ -1,0 +1,121 @@
+"""`python -m hpt.cost`: what runs would cost here, from 20 timed steps; and how well that foretold a search."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from hpt import cli
+from hpt.screen import duration, short
+from search.budget import CostModel, Timing
+from search.store import SearchDir
+from trainer.calibrate import Calibration, calibrate
+from trainer.config import RunConfig, override
+from trainer.counts import flops_per_token, parameters
+from trainer.data import Prepared
+from trainer.data.shards import write_shard
+from trainer.devices import device_name, peak_flops, pick_device
+from trainer.presets import preset
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostConfig:
+    """Time 20 steps of each target here: step 0 apart, worst of steps 10-19, runtime = ms x steps / 3.6e6 hours."""
+
+    targets: tuple[str, ...] = ("laptop", "tiniest", "tinier", "tiny")
+    """Presets to time."""
+    set: tuple[str, ...] = ()
+    """Fields of all of them, as KEY=VALUE."""
+    usd_per_hour: float = 0.0
+    """Price of this device."""
+    search: Path | None = None
+    """A search directory: compare what its trials were forecast to take with what they took. Nothing is timed."""
+
+
+def main(argv: Sequence[str]) -> int:
+    config = cli.parse(CostConfig, argv, "hpt.cost")
+    console = Console(highlight=False)
+    if config.search is not None:
+        console.print(forecast_table(SearchDir(config.search)))
+        return 0
+    device = pick_device()
+    peak = peak_flops(device)
+    table = Table(box=SIMPLE, title=f"on {device_name(device)}", title_justify="left")
+    headers = ("target", "parameters", "steps", "step 0", "step", "tokens/s", "MFU", "runtime", "dollars")
+    for header in headers:
+        table.add_column(header, justify="left" if header == "target" else "right")
+    for name in config.targets:
+        run = override(preset(name), config.set)
+        with console.status(f"timing {name}"):
+            measured = timed(run)
+        mfu = flops_per_token(run.model) * run.batch / measured.step_seconds / peak if peak else None
+        hours = 1e3 * measured.step_seconds * run.steps / 3.6e6
+        table.add_row(
+            name,
+            short(parameters(run.model).total),
+            f"{run.steps:,}",
+            duration_ms(measured.startup_seconds),
+            duration_ms(measured.step_seconds),
+            short(run.batch / measured.step_seconds),
+            f"{mfu:.0%}" if mfu else "",
+            duration(3600 * hours),
+            f"{hours * config.usd_per_hour:.2f}" if config.usd_per_hour else "",
+        )
+    console.print(table)
+    return 0
+
+
+def timed(run: RunConfig) -> Calibration:
+    """Twenty steps on random tokens: what they say does not change what they cost."""
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory(prefix="hpt-cost-") as folder:
+        shard = Path(folder) / "random.bin"
+        count = max(4 * run.batch, run.model.context * 64) + 1
+        vocabulary = run.model.vocabulary
+        write_shard(shard, [rng.integers(0, vocabulary, count)], vocabulary)
+        data = Prepared(
+            train=(shard,),
+            val=(shard,),
+            train_tokens=count,
+            val_tokens=count,
+            vocabulary=vocabulary,
+            tokenizer="none",
+            end_of_text=0,
+            bytes_per_token=1.0,
+        )
+        return calibrate(replace(run, lr=1e-6), data)
+
+
+def forecast_table(directory: SearchDir) -> Table:
+    """By stage: seconds a trial was forecast to take and took."""
+    saved, trials = directory.read_config(), directory.read_trials()
+    cost = CostModel(timings={key: Timing(**t) for key, t in saved["timings"].items()})
+    table = Table(box=SIMPLE, title="seconds a trial", title_justify="left")
+    for header in ("stage", "trials", "forecast", "took", "took / forecast"):
+        table.add_column(header, justify="left" if header == "stage" else "right")
+    done = [t for t in trials if t.status == "finished"]
+    stages = [*dict.fromkeys(t.tags.get("stage", "") for t in done), None]
+    for stage in stages:
+        mine = [t for t in done if stage is None or t.tags.get("stage", "") == stage]
+        if mine:
+            forecast = statistics.mean(cost.forecast(t.run, t.horizon - t.start).seconds for t in mine)
+            took = statistics.mean(t.seconds for t in mine)
+            row = (f"{forecast:.2f}", f"{took:.2f}", f"{took / forecast:.2f}")
+            table.add_row(stage or "all", str(len(mine)), *row)
+    return table
+
+
+def duration_ms(seconds: float) -> str:
+    return f"{1e3 * seconds:,.0f} ms"
+
+
+if __name__ == "__main__":
+    cli.run(main)
