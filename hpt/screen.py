@@ -57,7 +57,7 @@ def plan_table(stages: Sequence[Stage], slots: int, priced: bool) -> Table:
         columns.append(("dollars", f"{total.usd:.2f}", "right", lambda s: f"{s.cost.usd:.2f}"))
     columns.append(("", "", "left", lambda s: s.note))
     for header, footer, justify, _ in columns:
-        table.add_column(header, footer=footer, justify=justify)  # type: ignore[arg-type]
+        table.add_column(header, footer=footer, justify=justify, no_wrap=header == "stage")  # type: ignore[arg-type]
     for stage in stages:
         table.add_row(*(cell(stage) for *_, cell in columns))
     return table

@@ -205,9 +205,8 @@ def override(config: T, assignments: typing.Iterable[str]) -> T:
 def _hint(kind: Any, name: str, where: str) -> Any:
     hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
     if name not in hints:
-        raise UserError(
-            f"--set {where}: {getattr(kind, '__name__', kind)} has no field {name!r}; it has {', '.join(sorted(hints))}."
-        )
+        known = ", ".join(sorted(hints))
+        raise UserError(f"--set {where}: {getattr(kind, '__name__', kind)} has no field {name!r}; it has {known}.")
     return hints[name]
 
 

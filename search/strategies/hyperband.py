@@ -71,7 +71,7 @@ class Hyperband(Strategy):
                         tokens=tokens,
                         cost=cost,
                         run=self._run(history, rungs, i),
-                        note=f"{self._horizon(history, rungs, i):,} tokens each",
+                        note=f"{self._horizon(history, rungs, i):,} each",
                     )
                 )
         return stages
