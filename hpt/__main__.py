@@ -9,6 +9,7 @@ import sys
 COMMANDS = {
     "search": "find the peak lr of a run with cheap proxies, for no more than a budget",
     "train": "make the final run at the lr that a search recommends",
+    "compare": "race the strategies on a recorded sweep: regret against cost",
 }
 
 

@@ -20,8 +20,7 @@ from scaling.hierarchy import fit
 from scaling.posterior import Posterior, Runs
 from search.budget import Spending
 from search.ladder import ladder
-from search.menu import point
-from search.records import History, Problem, Trial
+from search.records import History, Problem, Trial, point
 from trainer.config import RunConfig
 
 if TYPE_CHECKING:
