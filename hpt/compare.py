@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import math
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +19,8 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table as Grid
 
+from hpt import cli
+from hpt.cli import parse
 from search.arena import CONTENDERS, Line, Result, Rules, judge, summarise, targets
 from search.replay import World
 from search.table import Columns, load_table
@@ -172,13 +175,11 @@ def run(config: CompareConfig, console: Console) -> list[Line]:
     return lines
 
 
-def main() -> None:
-    try:
-        config = tyro.cli(CompareConfig, description=__doc__)
-        run(config, Console(width=None if sys.stdout.isatty() else 110))
-    except UserError as error:
-        sys.exit(f"hpt.compare: {error}")
+def main(argv: Sequence[str]) -> int:
+    config = parse(CompareConfig, argv, "hpt.compare")
+    run(config, Console(width=None if sys.stdout.isatty() else 110))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

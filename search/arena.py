@@ -14,7 +14,11 @@ import numpy as np
 from scaling.published import LR_LAWS
 from search.holdout import Holdout, direct_problem, problem_for
 from search.peers import AtTarget, CopySmallest, Formula, Halving
+from search.records import History, Problem, Recommendation
 from search.replay import World, replay
+from search.strategies.data_scaling import DataScaling
+from search.strategies.literature import Literature
+from search.strategies.model_scaling import ModelScaling
 from search.strategies.transfer import Transfer
 from search.strategy import Strategy
 from trainer.config import RunConfig
@@ -32,6 +36,9 @@ class Contender:
 
 CONTENDERS: dict[str, Contender] = {
     "transfer": Contender(Transfer),
+    "model-scaling": Contender(ModelScaling),
+    "data-scaling": Contender(DataScaling, "target"),
+    "literature": Contender(Literature),
     "copy-smallest": Contender(CopySmallest),
     "random": Contender(AtTarget, "target"),
     "tpe": Contender(lambda: AtTarget(sampler="tpe"), "target"),
@@ -125,8 +132,7 @@ def judge(base: World, name: str, target: RunConfig, budget: float, seeds: Itera
             problem = direct_problem(world, target, share=budget, seed=seed)
         else:
             problem = problem_for(world, target, share=budget, holdout=rules.holdout, seed=seed)
-        history = replay(strategy, problem, world, rules.slots)
-        answer = strategy.recommend(history)
+        history, answer = _search(strategy, problem, world, rules.slots)
         regret = math.nan
         if answer.lr is not None:
             regret = 100 * (_loss(world, target, answer.lr, answer.batch) / lowest - 1)
@@ -140,6 +146,15 @@ def judge(base: World, name: str, target: RunConfig, budget: float, seeds: Itera
             )
         )  # fmt: skip
     return results
+
+
+def _search(strategy: Strategy, problem: Problem, world: World, slots: int) -> tuple[History, Recommendation]:
+    """Its trials and its answer; a strategy that cannot work with the budget says so, and has none."""
+    try:
+        history = replay(strategy, problem, world, slots)
+        return history, strategy.recommend(history)
+    except UserError as error:
+        return History(problem=problem), Recommendation(lr=None, reasons=(str(error),))
 
 
 def _loss(world: World, target: RunConfig, lr: float, batch: int | None) -> float:

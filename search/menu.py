@@ -1,20 +1,13 @@
-"""The menu of a problem: which proxy runs may be asked for, and the nearest to what a strategy
-wants."""
+"""The menu of a problem: the nearest of its proxies to the run that a strategy wants."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import replace
 
-from search.records import Problem
+import numpy as np
+
+from search.records import Problem, point
 from trainer.config import RunConfig
-from trainer.counts import parameters
-
-
-def point(run: RunConfig) -> tuple[float, float, float]:
-    """(ln N, ln D, ln B) of a run: non-embedding parameters, training tokens, tokens a step."""
-    return math.log(parameters(run.model).non_embedding), math.log(run.tokens), math.log(run.batch)
 
 
 def nearest(problem: Problem, wanted: RunConfig) -> RunConfig:
@@ -25,9 +18,9 @@ def nearest(problem: Problem, wanted: RunConfig) -> RunConfig:
     """
     if problem.proxies is None:
         return wanted
-    runs: Sequence[RunConfig] = problem.proxies
-    at = point(wanted)
+    at, points = point(wanted), problem.menu
+    kept = np.arange(len(points))
     for axis in range(3):
-        gaps = [abs(point(run)[axis] - at[axis]) for run in runs]
-        runs = [run for run, gap in zip(runs, gaps, strict=True) if gap <= min(gaps) + 1e-9]
-    return replace(runs[0], lr=wanted.lr)
+        gaps = np.abs(points[kept, axis] - at[axis])
+        kept = kept[gaps <= gaps.min() + 1e-9]
+    return replace(problem.proxies[kept[0]], lr=wanted.lr)

@@ -58,7 +58,7 @@ class AtTarget(Strategy):
         count = min(slots, _affordable(problem, problem.target) - number)
         if count <= 0:
             return [] if history.running else DONE
-        seen = [(t.lr, t.loss) for t in history if t.status in ("finished", "diverged")]
+        seen = tuple((t.lr, t.loss) for t in history if t.status in ("finished", "diverged"))
         seed = (problem.seed, number)
         lrs = sample_lrs(count, problem.lr_range, self.sampler, seed, seen)
         return [_proposal(problem.target, lr, f"{self.sampler}-{number + i}") for i, lr in enumerate(lrs)]
@@ -98,7 +98,7 @@ class Halving(Strategy):
 
     def ask(self, history: History, slots: int) -> list[Proposal] | Done:
         problem, new = history.problem, []
-        lrs: list[float] = []
+        lrs: tuple[float, ...] = ()
         for i, (run, count) in enumerate(self._rungs(problem)):
             if i == 0:
                 lrs = sample_lrs(count, problem.lr_range, "random", (problem.seed,))
@@ -108,7 +108,7 @@ class Halving(Strategy):
             if len(ended) < len(wanted):
                 break
             ranked = sorted(ended, key=lambda t: math.inf if t.loss is None else t.loss)
-            lrs = [t.lr for t in ranked]
+            lrs = tuple(t.lr for t in ranked)
         return new[:slots] if new else [] if history.running else DONE
 
     def recommend(self, history: History) -> Recommendation:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
+
+import numpy as np
 
 from search.budget import Budget, CostModel, Spending
 from trainer.config import RunConfig, from_dict, to_dict
+from trainer.counts import parameters
 
 Status = Literal["finished", "diverged", "pruned", "failed"]
+
+
+def point(run: RunConfig) -> tuple[float, float, float]:
+    """(ln N, ln D, ln B) of a run: non-embedding parameters, training tokens, tokens a step."""
+    return math.log(parameters(run.model).non_embedding), math.log(run.tokens), math.log(run.batch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +35,11 @@ class Problem:
     """The runs (without lr) that may be asked for, as on a recorded table; None: any shape, horizon and batch.
     A strategy that wants another one takes the nearest of these (`search.menu.nearest`)."""
     seed: int = 0
+
+    @cached_property
+    def menu(self) -> np.ndarray:
+        """(proxies, 3) of ln N, ln D, ln B."""
+        return np.array([point(run) for run in self.proxies or ()]).reshape(-1, 3)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,15 @@ class Table:
         return sorted({n for n, _, _ in self.cells})
 
     def batches(self, n: int, d: int) -> list[int]:
-        return sorted(b for n_, d_, b in self.cells if (n_, d_) == (n, d))
+        """Measured at (N, D), rising; empty where nothing was."""
+        return self._batches.get((n, d), [])
+
+    @cached_property
+    def _batches(self) -> dict[tuple[int, int], list[int]]:
+        found: dict[tuple[int, int], list[int]] = {}
+        for n, d, b in sorted(self.cells):
+            found.setdefault((n, d), []).append(b)
+        return found
 
 
 @dataclass

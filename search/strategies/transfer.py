@@ -7,10 +7,10 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from search.advice import advise
 from search.budget import Spending
-from search.knowledge import Knowledge
 from search.records import History, Problem, Proposal, Recommendation
+from search.strategies.advice import advise
+from search.strategies.knowledge import Knowledge
 from search.strategy import DONE, Done, Stage, Strategy
 from trainer.config import RunConfig
 from trainer.counts import parameters
@@ -36,20 +36,30 @@ class Transfer(Strategy):
     search stops when the next trials cost more than `uses` times what they are expected to save;
     infinity: when the budget is spent. The budget is what may be spent, so this is generous: 1 stops
     at a few percent of a target run, where 0.1 % of the loss is still open."""
+    together: int = 4
+    """Trials chosen at a time: more keep more devices busy, fewer learn more from each."""
     max_trials: int = 200
 
     def plan(self, history: History) -> list[Stage]:
-        """The design as it would go if every trial ended as expected."""
-        work = self._knowledge(history)
+        """The design as it would go if every trial ended as expected, and what that leaves of the budget."""
+        problem, knowledge = history.problem, Knowledge(self, _sorted(history, None))
         bill: dict[RunConfig, list[float]] = {}
-        for choice in work.choices(self.max_trials):
-            bill.setdefault(work.candidates[choice.cell], []).extend(choice.log_lr)
-        if not bill and not history.trials:
+        for choice in knowledge.choices(self.max_trials):
+            bill.setdefault(knowledge.candidates[choice.cell], []).extend(choice.log_lr)
+        if not bill and not history.finished:
             raise UserError(
                 "The budget does not hold two trials of the cheapest proxy: raise it, "
                 "or allow smaller sizes and horizons."
             )
-        return [self._stage(work.problem, run, lrs) for run, lrs in bill.items()]
+        stages = [self._stage(problem, run, lrs) for run, lrs in bill.items()]
+        total = sum((stage.cost for stage in stages), history.spent)
+        rest = Spending(
+            seconds=max(0.0, (problem.budget.hours or 0) * 3600 - total.seconds),
+            flops=max(0.0, (problem.budget.flops or 0) - total.flops),
+            usd=max(0.0, (problem.budget.usd or 0) - total.usd),
+        )
+        note = "kept for what the trials will suggest; spent only where it is worth it"
+        return [*stages, Stage(name="open", trials=0, parameters=0, tokens=0, cost=rest, note=note)]
 
     @staticmethod
     def _stage(problem: Problem, run: RunConfig, log_lr: list[float]) -> Stage:
@@ -66,22 +76,36 @@ class Transfer(Strategy):
         )
 
     def ask(self, history: History, slots: int) -> list[Proposal] | Done:
-        if slots <= 0:
-            return []
-        work = self._knowledge(history)
-        proposals: list[Proposal] = []
-        for choice in work.choices(slots):
-            for log_lr in choice.log_lr:
-                number = len(history.trials) + len(history.running) + len(proposals)
-                run = replace(work.candidates[choice.cell], lr=float(f"{math.exp(log_lr):.4g}"))
-                tags = {"expected_sd": round(math.sqrt(choice.variance), 4)}
-                proposals.append(Proposal(id=f"transfer-{number:03d}", run=run, horizon=run.tokens, tags=tags))
-        if proposals:
-            return proposals[:slots]
-        return [] if history.running else DONE
+        """Rounds of `together` trials, each chosen when the one before has ended.
+
+        So the search is the same on one slot or many, and whatever ends first.
+        """
+        current = max((x.tags.get("round", 0) for x in (*history.trials, *history.running)), default=0)
+        for number in (current, current + 1):
+            new = [p for p in self._round(history, number) if p.id not in history.known]
+            if new:
+                return new[:slots]
+            if history.running:
+                return []
+        return DONE
 
     def recommend(self, history: History) -> Recommendation:
-        return advise(self._knowledge(history))
+        return advise(Knowledge(self, _sorted(history, None)))
 
-    def _knowledge(self, history: History) -> Knowledge:
-        return Knowledge(self, history)
+    def _round(self, history: History, number: int) -> list[Proposal]:
+        """The trials of a round, whichever of them were asked for already."""
+        knowledge, proposals = Knowledge(self, _sorted(history, number)), []
+        for choice in knowledge.choices(self.together):
+            for log_lr in choice.log_lr:
+                name = f"transfer-{number:02d}-{len(proposals)}"
+                run = replace(knowledge.candidates[choice.cell], lr=float(f"{math.exp(log_lr):.4g}"))
+                tags = {"stage": f"round {number + 1}", "round": number}
+                tags["expected_sd"] = round(math.sqrt(choice.variance), 4)
+                proposals.append(Proposal(id=name, run=run, horizon=run.tokens, tags=tags))
+        return proposals
+
+
+def _sorted(history: History, before: int | None) -> History:
+    """The trials of the rounds before this one (None: all) in an order that does not depend on which ended first."""
+    past = [t for t in history if before is None or t.tags.get("round", -1) < before]
+    return replace(history, trials=tuple(sorted(past, key=lambda t: t.id)), running=())

@@ -10,8 +10,9 @@ from scipy.stats import t as student
 
 from scaling.batchlaw import NAMES, valley
 from scaling.posterior import Posterior, Runs
-from search.knowledge import Knowledge
 from search.records import Recommendation
+from search.strategies.common import nothing
+from search.strategies.knowledge import Knowledge
 
 VAGUE = 1.0  # an sd of ln lr above which there is no recommendation: the prior alone knows as much
 FAR = math.log(100.0)  # extrapolation in N beyond which it is said
@@ -23,6 +24,8 @@ def advise(knowledge: Knowledge) -> Recommendation:
     stable = max((t.lr for t in history.finished), default=None)
     used = tuple(t.id for t in history if t.status in ("finished", "diverged"))
     mean, sd = posterior.predict(*knowledge.target)
+    if not history.finished:
+        return nothing(history)
     if refusals := refuse(posterior, runs):
         return Recommendation(lr=None, max_stable_lr=stable, reasons=tuple(refusals), trials=used)
     k, h = posterior.k, float(np.exp(posterior.mean[7]))
@@ -69,10 +72,6 @@ def describe(posterior: Posterior) -> str:
 def refuse(posterior: Posterior, runs: Runs) -> list[str]:
     """Why no lr can be recommended, one sentence each; empty: it can."""
     finite = np.isfinite(runs.loss)
-    if not len(runs):
-        return ["No trial has ended yet."]
-    if not finite.any():
-        return [f"All {len(runs)} trials diverged: lower the range of lrs."]
     same = np.all(
         np.abs(posterior.cells[:, None] - np.column_stack([runs.n, runs.d, runs.b])[None]) < 1e-8,
         axis=2,

@@ -20,8 +20,7 @@ from scaling.hierarchy import fit
 from scaling.posterior import Posterior, Runs
 from search.budget import Spending
 from search.ladder import ladder
-from search.menu import point
-from search.records import History, Problem, Trial
+from search.records import History, Problem, Trial, point
 from trainer.config import RunConfig
 
 if TYPE_CHECKING:
@@ -149,16 +148,10 @@ class Knowledge:
         if not self.candidates:
             return
         design = Design(self.posterior, self.points, self.costs, self.target)
-        spent = self.history.spent
-        for proposal in self.history.running:
-            spent += self.problem.cost.forecast(proposal.run, proposal.train_tokens)
-            same = self._candidate(np.array(point(proposal.run)) - self.origin)
-            if same is not None:
-                design.assume(same, np.array([math.log(proposal.lr)]))
-        left = 1 - self.problem.budget.share(spent)
-        slots = min(slots, self.settings.max_trials - len(self.history) - len(self.history.running))
+        left = 1 - self.problem.budget.share(self.history.spent)
+        slots = min(slots, self.settings.max_trials - len(self.history))
         low, high = self.limits
-        if self.joint and slots > 0 and not self.history.running:
+        if self.joint and slots > 0:
             yield from self._for_batch(design, left, low, high)
             return
         while slots > 0:
@@ -168,10 +161,6 @@ class Knowledge:
             yield choice
             left -= choice.cost
             slots -= len(choice.log_lr)
-
-    def _candidate(self, at: np.ndarray) -> int | None:
-        same = np.flatnonzero(np.all(np.abs(self.points - at) < 1e-9, axis=1))
-        return int(same[0]) if len(same) else None
 
     def _for_batch(self, design: Design, left: float, low: float, high: float) -> Iterator[Choice]:
         """The better of one choice for the lr and one for the batch, by expected loss saved per
