@@ -12,7 +12,6 @@ COMMANDS = {
     "cost": "what runs would cost here, from 20 timed steps",
     "regret": "judge a search's answer by a dense grid at the same target",
     "train": "make the final run at the lr that a search recommends",
-    "compare": "race the strategies on a recorded sweep: regret against cost",
 }
 
 
