@@ -98,7 +98,7 @@ class Halving(Strategy):
 
     def ask(self, history: History, slots: int) -> list[Proposal] | Done:
         problem, new = history.problem, []
-        lrs: tuple[float, ...] = ()
+        lrs: list[float] = []
         for i, (run, count) in enumerate(self._rungs(problem)):
             if i == 0:
                 lrs = sample_lrs(count, problem.lr_range, "random", (problem.seed,))
@@ -108,7 +108,7 @@ class Halving(Strategy):
             if len(ended) < len(wanted):
                 break
             ranked = sorted(ended, key=lambda t: math.inf if t.loss is None else t.loss)
-            lrs = tuple(t.lr for t in ranked)
+            lrs = [t.lr for t in ranked]
         return new[:slots] if new else [] if history.running else DONE
 
     def recommend(self, history: History) -> Recommendation:
