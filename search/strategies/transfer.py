@@ -99,10 +99,19 @@ class Transfer(Strategy):
             for log_lr in choice.log_lr:
                 name = f"transfer-{number:02d}-{len(proposals)}"
                 run = replace(knowledge.candidates[choice.cell], lr=float(f"{math.exp(log_lr):.4g}"))
+                # The same run with the same seed would say nothing new: training is deterministic.
+                done = [*(t.run for t in knowledge.history), *(p.run for p in proposals)]
+                run = replace(run, seed=run.seed + sum(_same(run, other) for other in done))
                 tags = {"stage": f"round {number + 1}", "round": number}
                 tags["expected_sd"] = round(math.sqrt(choice.variance), 4)
                 proposals.append(Proposal(id=name, run=run, horizon=run.tokens, tags=tags))
         return proposals
+
+
+def _same(one: RunConfig, other: RunConfig) -> bool:
+    """Whether two runs differ in nothing but the seed and a hair of lr."""
+    close = abs(math.log((one.lr or 1.0) / (other.lr or 1.0))) < 0.02
+    return close and replace(one, seed=0, lr=None) == replace(other, seed=0, lr=None)
 
 
 def _sorted(history: History, before: int | None) -> History:
