@@ -78,14 +78,12 @@ def make_ready(config: SearchConfig, resumed: bool, console: Console) -> Setup:
     with console.status("preparing data") as status:
         data = prepare(target.data, vocabulary=target.model.vocabulary, say=status.update)
     check_enough(data, target.data, target.tokens)
-    if not config.dry_run:
-        directory.lock()
     n = parameters(target.model)
     console.print(
         f"target [bold]{config.target}[/bold]: {short(n.total)} parameters ({short(n.non_embedding)} "
         f"non-embedding), {short(target.tokens)} tokens in {target.steps:,} steps, {run_flops(target):.3g} FLOPs"
     )
-    return Setup(
+    setup = Setup(
         config=config,
         slots=Slots.of(config),
         strategy=strategy,
@@ -94,6 +92,10 @@ def make_ready(config: SearchConfig, resumed: bool, console: Console) -> Setup:
         directory=directory,
         resumed=resumed,
     )
+    strategy.plan(History(problem=make_problem(setup, {})))  # a budget that is hopeless in FLOPs is told at once
+    if not config.dry_run:
+        directory.lock()
+    return setup
 
 
 def new_directory(config: SearchConfig) -> Path:

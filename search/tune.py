@@ -148,7 +148,11 @@ class _AskTell(Searcher):
             return Searcher.FINISHED
         if len(self.session.running) >= self.slots:
             return None
-        answer = self.session.next(1)
+        try:
+            answer = self.session.next(1)
+        except UserError as error:  # Tune would wrap it in a traceback
+            self.error = str(error)
+            return Searcher.FINISHED
         if isinstance(answer, Done):
             return Searcher.FINISHED
         if not answer:
@@ -175,7 +179,11 @@ class _AskTell(Searcher):
         if progress.fatal:
             self.error = progress.error
         trial = self.session.billed(proposal, progress.outcome(), time.monotonic() - launched)
-        self.directory.append(trial)
+        try:
+            self.directory.append(trial)
+        except UserError as problem:
+            self.error = self.error or str(problem)
+            return  # not recorded, so a resumed search runs it again
         self.session.finish(trial)
         self._drop_checkpoints()
         self.on_trial(trial)

@@ -36,6 +36,8 @@ from trainer.errors import UserError
         (["--tokenizer", "gpt3"], "did you mean gpt2"),
         (["--tokenizer", "bpe:12"], "from 257"),
         (["--set", "model.vocabulary=1000"], "the model's vocabulary only 1,000"),
+        (["--budget-flops", "1e9"], "too small for one trial of hyperband"),
+        (["--strategy", "early-stopping", "--budget-runs", "0.001"], "too small for one trial of early-stopping"),
         (["--resume", "/no/such/search"], "is not a search directory"),
     ],
 )
