@@ -177,13 +177,14 @@ class _AskTell(Searcher):
         if progress is None or error or not progress.ended:
             progress = Progress(status="failed", error="its worker process died")
         if progress.fatal:
-            self.error = progress.error
+            self.error = self.error or progress.error
+            return  # not recorded, so a resumed search runs it again
         trial = self.session.billed(proposal, progress.outcome(), time.monotonic() - launched)
         try:
             self.directory.append(trial)
         except UserError as problem:
             self.error = self.error or str(problem)
-            return  # not recorded, so a resumed search runs it again
+            return
         self.session.finish(trial)
         self._drop_checkpoints()
         self.on_trial(trial)
