@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 
-from search.budget import Budget
+from search.budget import Budget, CostModel, Timing
+from search.records import Problem
+from search.store import SearchDir
 from search.strategies import load
 from search.strategies.data_scaling import DataScaling
 from search.strategies.early_stopping import EarlyStopping
@@ -25,6 +27,7 @@ from search.strategies.transfer import Transfer
 from search.strategy import Strategy
 from trainer.config import RunConfig, from_dict, override
 from trainer.counts import run_flops
+from trainer.data import Prepared
 from trainer.devices import usable_cpus
 from trainer.errors import UserError
 from trainer.presets import preset
@@ -141,6 +144,30 @@ class Slots:
         cpus = usable_cpus()
         count = config.slots or cpus
         return Slots(count=count, gpu=False, threads=max(1, cpus // count), per_device=count)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """A search made ready: everything that is decided before the first trial."""
+
+    config: SearchConfig
+    slots: Slots
+    strategy: Strategy
+    target: RunConfig
+    data: Prepared
+    directory: SearchDir
+    resumed: bool
+
+
+def make_problem(setup: Setup, timings: dict[str, Timing]) -> Problem:
+    config, slots = setup.config, setup.slots
+    return Problem(
+        target=setup.target,
+        budget=config.build_budget(setup.target, slots.per_device),
+        cost=CostModel(usd_per_hour=config.usd_per_hour / slots.per_device, timings=timings),
+        lr_range=config.lr_range,
+        seed=config.seed,
+    )
 
 
 def to_json(config: SearchConfig) -> dict[str, Any]:

@@ -6,38 +6,25 @@ import sys
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from hpt import cli
-from hpt.config import SearchConfig, Slots, changed, from_json, to_json
-from hpt.screen import Screen, answer_panel, duration, plan_table, short
-from hpt.tracking import Mirror, SearchRun, tracking_uri, ui_command
-from search.budget import CostModel, Timing, shape_key
-from search.records import History, Problem, Recommendation, Trial
+from hpt.answer import conclude, search_run
+from hpt.config import SearchConfig, Setup, Slots, changed, from_json, make_problem, to_json
+from hpt.screen import Screen, plan_table, short
+from hpt.tracking import Mirror
+from search.budget import Timing, shape_key
+from search.records import History, Problem, Trial
 from search.session import Session
 from search.store import SearchDir
-from search.strategy import Stage, Strategy
-from trainer.config import RunConfig, to_dict
+from search.strategy import Stage
+from trainer.config import to_dict
 from trainer.counts import parameters, run_flops
-from trainer.data import Prepared, check_enough, prepare
+from trainer.data import check_enough, prepare
 from trainer.errors import UserError
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setup:
-    """A search made ready: everything that is decided before the first trial."""
-
-    config: SearchConfig
-    slots: Slots
-    strategy: Strategy
-    target: RunConfig
-    data: Prepared
-    directory: SearchDir
-    resumed: bool
 
 
 def main(argv: Sequence[str]) -> int:
@@ -185,17 +172,6 @@ def calibrated(setup: Setup) -> tuple[Problem, Trial]:
     return make_problem(setup, timings), record
 
 
-def make_problem(setup: Setup, timings: dict[str, Timing]) -> Problem:
-    config, slots = setup.config, setup.slots
-    return Problem(
-        target=setup.target,
-        budget=config.build_budget(setup.target, slots.per_device),
-        cost=CostModel(usd_per_hour=config.usd_per_hour / slots.per_device, timings=timings),
-        lr_range=config.lr_range,
-        seed=config.seed,
-    )
-
-
 def run_trials(setup: Setup, session: Session, stages: list[Stage], mirror: Mirror, console: Console) -> bool:
     from search.tune import execute
 
@@ -215,81 +191,6 @@ def run_trials(setup: Setup, session: Session, stages: list[Stage], mirror: Mirr
             on_progress=screen.progress,
             on_trial=ended,
         )
-
-
-def conclude(setup: Setup, session: Session, mirror: Mirror, console: Console, began: float) -> None:
-    """Recommend, write, mirror, show."""
-    from hpt.figures import u_curves
-
-    directory, history = setup.directory, session.history
-    answer = setup.strategy.recommend(history)
-    bill = make_bill(setup, history)
-    directory.write_recommendation(answer, bill)
-    picture = directory.path / "u_curves.png"
-    u_curves(history, answer, picture)
-    files = [directory.path / n for n in ("config.json", "recommendation.json", "trials.jsonl", "u_curves.png")]
-    mirrored = mirror.close(to_dict(answer), note(setup, answer, bill), files)
-    lines = [
-        ("trials", bill["trials"]),
-        ("cost", bill["cost"]),
-        ("wall time", duration(time.monotonic() - began)),
-        ("files", f"{directory.path}/ (trials.jsonl, recommendation.json, u_curves.png)"),
-        (
-            "review",
-            ui_command(mirror.run.uri) if mirrored else "MLflow lacks a part: --resume completes it",
-        ),
-        ("final run", final_command(setup, answer)),
-    ]
-    if session.over.startswith("the budget"):
-        lines.insert(0, ("ended because", session.over))
-    console.print(answer_panel(answer, [line for line in lines if line[1]]))
-
-
-def make_bill(setup: Setup, history: History) -> dict[str, Any]:
-    spent, slots = history.spent, setup.slots
-    statuses = [t.status for t in history if t.tags.get("stage") != "calibration"]
-    counts = ", ".join(f"{n} {s}" for s in dict.fromkeys(statuses) if (n := statuses.count(s)))
-    share = spent.flops / run_flops(setup.target)
-    device = "slot" if slots.per_device > 1 else "device"
-    cost = f"{duration(spent.seconds)} of {device} time, {spent.flops:.3g} FLOPs ({share:.0%} of the target run)"
-    if setup.config.usd_per_hour:
-        cost += f", ${spent.usd:.2f}"
-    return {
-        "trials": f"{len(statuses)} ({counts})",
-        "cost": cost,
-        "seconds": spent.seconds,
-        "flops": spent.flops,
-        "usd": spent.usd,
-        "share_of_target": share,
-    }
-
-
-def final_command(setup: Setup, answer: Recommendation) -> str:
-    return "" if answer.lr is None else f"python -m hpt.train --from {setup.directory.path}"
-
-
-def search_run(setup: Setup, search_id: str) -> SearchRun:
-    return SearchRun(
-        id=search_id,
-        name=setup.directory.path.name,
-        uri=tracking_uri(setup.config.tracking_uri),
-        tags={"hpt.strategy": setup.config.strategy, "hpt.target": setup.config.target},
-        params={"strategy": setup.config.strategy, "target": setup.config.target, "tokens": setup.target.tokens,
-                "N_total": parameters(setup.target.model).total, "batch": setup.target.batch},
-    )  # fmt: skip
-
-
-def note(setup: Setup, answer: Recommendation, bill: dict[str, Any]) -> str:
-    """Markdown for the parent run."""
-    lines = [f"# lr {answer.lr:.3g}" if answer.lr else "# No recommendation"]
-    if answer.interval90:
-        lines.append(f"90 % interval {answer.interval90[0]:.3g} to {answer.interval90[1]:.3g}.")
-    lines += [f"- {reason}" for reason in answer.reasons]
-    lines += [
-        f"\nTrials: {bill['trials']}. Cost: {bill['cost']}.",
-        "\nPlot `final_val_loss` against `log10_lr`.",
-    ]
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

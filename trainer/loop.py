@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from trainer.model import Transformer
 from trainer.optimizer import make_optimizer, set_lr
 from trainer.schedule import decay_start, multiplier, warmup_steps
 
+Status = Literal["running", "finished", "diverged", "stopped"]
 CHECK_EVERY = 10  # steps between looks at the losses: each look waits for the device
 
 
@@ -30,7 +31,7 @@ CHECK_EVERY = 10  # steps between looks at the losses: each look waits for the d
 class Report:
     """What training says of itself. The last report of a run has another status than "running"."""
 
-    status: Literal["running", "finished", "diverged", "stopped"]
+    status: Status
     step: int
     tokens: int
     """Trained so far on this run's schedule, a resumed part included."""
@@ -61,6 +62,7 @@ class Training:
         self.model = Transformer(run).to(self.device)
         self.optimizer = make_optimizer(self.model, run)
         self.step = 0
+        self.grad_norm: Tensor | None = None
         self.saved_trunk: int | None = None
         """Tokens at which `reports` saved a trunk."""
         self.train_batches = Batches(data.train, run.model.context, run.seed)
@@ -164,31 +166,17 @@ class Training:
         trunk: save a checkpoint there where the run can be continued to a longer horizon: before wsd's
         cooldown, or at the end.
         """
-        run, began, first = self.run, time.perf_counter(), self.step
+        run, report = self.run, self._reporter()
         last = run.steps if horizon is None else min(run.steps, run.steps_at(horizon))
         trunk_step = min(decay_start(run), last)
         losses: list[Tensor] = []
-        norm: Tensor | None = None
-
-        def report(status: Literal["running", "finished", "diverged", "stopped"], **more: object) -> Report:
-            return Report(
-                status=status,
-                step=self.step,
-                tokens=self.step * run.batch,
-                lr=self.peak_lr * multiplier(run, max(0, self.step - 1)),
-                grad_norm=None if norm is None else float(norm),
-                seconds=time.perf_counter() - began,
-                flops=run_flops(run, (self.step - first) * run.batch),
-                **more,  # type: ignore[arg-type]
-            )
-
         while True:
             if trunk and self.step == trunk_step:
                 self.save(trunk)
                 self.saved_trunk = self.step * run.batch
             if self.step >= last:
                 break
-            loss, norm = self.train_step()
+            loss, self.grad_norm = self.train_step()
             losses.append(loss)
             evaluating = evaluate_every is not None and self.step % evaluate_every == 0 and self.step < last
             if self.step % CHECK_EVERY and self.step < last and not evaluating:
@@ -198,22 +186,35 @@ class Training:
             if reason := self._diverged(values):
                 yield report("diverged", reason=reason)
                 return
-            mean = sum(values) / len(values)
-            if time.perf_counter() - began > seconds_limit:
-                yield report(
-                    "stopped",
-                    train_loss=mean,
-                    reason=f"its hard stop of {seconds_limit:.0f} s was reached",
-                )
+            now = report("running", train_loss=sum(values) / len(values))
+            if now.seconds > seconds_limit:
+                yield replace(now, status="stopped", reason=f"its hard stop of {seconds_limit:.0f} s was reached")
                 return
-            val_loss = self.evaluate() if evaluating else None
-            yield report("running", train_loss=mean, val_loss=val_loss)
+            yield replace(now, val_loss=self.evaluate()) if evaluating else now
         val_loss = self.evaluate()
         if reason := self._diverged([val_loss]):
             yield report("diverged", reason=reason)
             return
         bits = val_loss / math.log(2) / self.data.bytes_per_token
         yield report("finished", val_loss=val_loss, bits_per_byte=bits)
+
+    def _reporter(self) -> Callable[..., Report]:
+        """Makes reports that count time and FLOPs from now on."""
+        run, began, first = self.run, time.perf_counter(), self.step
+
+        def report(status: Status, **more: Any) -> Report:
+            return Report(
+                status=status,
+                step=self.step,
+                tokens=self.step * run.batch,
+                lr=self.peak_lr * multiplier(run, max(0, self.step - 1)),
+                grad_norm=None if self.grad_norm is None else float(self.grad_norm),
+                seconds=time.perf_counter() - began,
+                flops=run_flops(run, (self.step - first) * run.batch),
+                **more,
+            )
+
+        return report
 
     def _diverged(self, losses: list[float]) -> str:
         """Why these losses mean divergence; empty when they do not."""

@@ -1,0 +1,91 @@
+"""How a search ends: the recommendation written, mirrored and shown, with the bill."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console
+
+from hpt.config import Setup
+from hpt.figures import u_curves
+from hpt.screen import answer_panel, duration
+from hpt.tracking import Mirror, SearchRun, tracking_uri, ui_command
+from search.records import History, Recommendation
+from search.session import Session
+from trainer.config import to_dict
+from trainer.counts import parameters, run_flops
+
+
+def conclude(setup: Setup, session: Session, mirror: Mirror, console: Console, began: float) -> None:
+    """Recommend, write, mirror, show."""
+
+    directory, history = setup.directory, session.history
+    answer = setup.strategy.recommend(history)
+    bill = make_bill(setup, history)
+    directory.write_recommendation(answer, bill)
+    picture = directory.path / "u_curves.png"
+    u_curves(history, answer, picture)
+    files = [directory.path / n for n in ("config.json", "recommendation.json", "trials.jsonl", "u_curves.png")]
+    mirrored = mirror.close(to_dict(answer), note(setup, answer, bill), files)
+    lines = [
+        ("trials", bill["trials"]),
+        ("cost", bill["cost"]),
+        ("wall time", duration(time.monotonic() - began)),
+        ("files", f"{directory.path}/ (trials.jsonl, recommendation.json, u_curves.png)"),
+        (
+            "review",
+            ui_command(mirror.run.uri) if mirrored else "MLflow lacks a part: --resume completes it",
+        ),
+        ("final run", final_command(setup, answer)),
+    ]
+    if session.over.startswith("the budget"):
+        lines.insert(0, ("ended because", session.over))
+    console.print(answer_panel(answer, [line for line in lines if line[1]]))
+
+
+def make_bill(setup: Setup, history: History) -> dict[str, Any]:
+    spent, slots = history.spent, setup.slots
+    statuses = [t.status for t in history if t.tags.get("stage") != "calibration"]
+    counts = ", ".join(f"{n} {s}" for s in dict.fromkeys(statuses) if (n := statuses.count(s)))
+    share = spent.flops / run_flops(setup.target)
+    device = "slot" if slots.per_device > 1 else "device"
+    cost = f"{duration(spent.seconds)} of {device} time, {spent.flops:.3g} FLOPs ({share:.0%} of the target run)"
+    if setup.config.usd_per_hour:
+        cost += f", ${spent.usd:.2f}"
+    return {
+        "trials": f"{len(statuses)} ({counts})",
+        "cost": cost,
+        "seconds": spent.seconds,
+        "flops": spent.flops,
+        "usd": spent.usd,
+        "share_of_target": share,
+    }
+
+
+def final_command(setup: Setup, answer: Recommendation) -> str:
+    return "" if answer.lr is None else f"python -m hpt.train --from {setup.directory.path}"
+
+
+def search_run(setup: Setup, search_id: str) -> SearchRun:
+    return SearchRun(
+        id=search_id,
+        name=setup.directory.path.name,
+        uri=tracking_uri(setup.config.tracking_uri),
+        tags={"hpt.strategy": setup.config.strategy, "hpt.target": setup.config.target},
+        params={"strategy": setup.config.strategy, "target": setup.config.target, "tokens": setup.target.tokens,
+                "N_total": parameters(setup.target.model).total, "batch": setup.target.batch},
+    )  # fmt: skip
+
+
+def note(setup: Setup, answer: Recommendation, bill: dict[str, Any]) -> str:
+    """Markdown for the parent run."""
+    lines = [f"# lr {answer.lr:.3g}" if answer.lr else "# No recommendation"]
+    if answer.interval90:
+        lines.append(f"90 % interval {answer.interval90[0]:.3g} to {answer.interval90[1]:.3g}.")
+    lines += [f"- {reason}" for reason in answer.reasons]
+    lines += [
+        f"\nTrials: {bill['trials']}. Cost: {bill['cost']}.",
+        "\nPlot `final_val_loss` against `log10_lr`.",
+    ]
+    return "\n".join(lines)
