@@ -20,6 +20,7 @@ from hpt.screen import short
 from search.records import Trial
 from trainer.config import RunConfig
 from trainer.counts import parameters
+from trainer.devices import peak_of
 
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # a server that is away must not
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")  # hold a search for minutes
@@ -208,7 +209,9 @@ def run_params(run: RunConfig, horizon: int) -> dict[str, Any]:
 
 def trial_metrics(trial: Trial) -> dict[str, float]:
     """Numbers that the UI can plot; lr too, because it plots metrics only. A diverged trial has no loss."""
+    peak = peak_of(trial.device)
     values = {
+        "mfu": trial.flops / trial.train_seconds / peak if peak and trial.train_seconds else None,
         "lr": trial.lr,
         "log10_lr": math.log10(trial.lr),
         "final_val_loss": trial.loss,

@@ -89,3 +89,16 @@ def test_a_loss_that_is_no_number_is_never_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
         SearchDir(tmp_path).append(replace(one(1), status="finished", loss=float("nan")))
     assert SearchDir(tmp_path).read_trials() == []
+
+
+def test_mlflow_gets_what_can_be_plotted_and_no_loss_of_a_diverged_run() -> None:
+    from hpt.tracking import run_name, trial_metrics
+
+    gpu = replace(
+        one(1), status="finished", loss=3.0, device="NVIDIA H100 80GB HBM3", flops=989.5e12, train_seconds=2.0
+    )
+    metrics = trial_metrics(gpu)
+    assert metrics["mfu"] == pytest.approx(0.5) and metrics["log10_lr"] == pytest.approx(-3)
+    lost = trial_metrics(one(2))
+    assert "final_val_loss" not in lost and "mfu" not in lost
+    assert run_name(replace(RUN, lr=1e-3), 24_576) == "lr 1.00e-03, 370k, 24.6k tokens"

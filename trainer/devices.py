@@ -46,9 +46,11 @@ def device_name(device: torch.device) -> str:
 
 def peak_flops(device: torch.device) -> float | None:
     """bf16 FLOP/s from the table; None when the device is not in it."""
-    if device.type != "cuda":
-        return None
-    name = torch.cuda.get_device_name(device)
+    return peak_of(device_name(device))
+
+
+def peak_of(name: str) -> float | None:
+    """The same by `device_name`, such as a trial records."""
     return next((d.peak_tflops * 1e12 for d in DEVICES if d.match in name), None)
 
 
