@@ -88,7 +88,7 @@ def fit_optimum(
     m = float(np.clip(m, x[0], x[-1]))
     return Optimum(
         log_lr=m,
-        sd=max(sd, MIN_SD),
+        sd=float(np.clip(sd, MIN_SD, max(MIN_SD, (x[-1] - x[0]) / 2))),  # the ends are known to be worse
         loss=float(floor),
         curvature=2 * math.exp(log_h),
         skew=float(skew),

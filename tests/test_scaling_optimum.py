@@ -138,3 +138,18 @@ def test_a_thousand_optima_in_ten_seconds() -> None:
     for i in range(100):
         fit_optimum(lrs, planted(lrs, -4 + i * 1e-3))
     assert time.perf_counter() - start < 1.0
+
+
+@given(
+    st.lists(st.tuples(st.floats(1e-4, 1e-1), st.floats(2, 12)), min_size=1, max_size=8),
+    st.lists(st.floats(1e-4, 1e-1)),
+)
+@settings(max_examples=100, deadline=None)
+def test_any_losses_give_an_optimum_inside_what_was_tried(runs: list[tuple[float, float]], lost: list[float]) -> None:
+    """However chaotic: no interval wider than the sweep, no lr outside it, nothing that is not a number."""
+    lrs, losses = zip(*runs, strict=True)
+    found = fit_optimum(lrs, losses, diverged=lost)
+    assert found is not None and math.isfinite(found.loss) and math.isfinite(found.curvature)
+    assert math.log(min(lrs)) - 1e-9 <= found.log_lr <= math.log(max(lrs)) + 1e-9
+    width = math.log(max(lrs) / min(lrs))
+    assert 0 < found.sd <= max(1.0, width)

@@ -143,3 +143,20 @@ def test_fused_loss_equals_pytorch(rows: int, scale: float) -> None:
 def test_bf16_loss_is_near_and_runs(data: Prepared) -> None:
     full, half = (list(train(replace(RUN, precision=p), data))[-1].val_loss for p in ("fp32", "bf16"))
     assert full is not None and half == pytest.approx(full, abs=0.05)
+
+
+def test_a_spike_that_is_made_good_is_no_divergence(data: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Training.train_step
+
+    def spiking(self: Training) -> tuple[torch.Tensor, torch.Tensor]:
+        loss, norm = step(self)
+        return (loss + 5 if self.step == 15 else loss), norm
+
+    monkeypatch.setattr(Training, "train_step", spiking)
+    assert list(train(RUN, data))[-1].status == "finished"
+
+
+def test_worse_than_guessing_at_the_end_is_divergence_even_in_warmup(data: Prepared) -> None:
+    run = replace(RUN, warmup=RUN.tokens, schedule="cosine", loss_cap=0.5)
+    last = list(Training(run, data).reports(64 * 5))[-1]
+    assert last.status == "diverged" and last.val_loss is None

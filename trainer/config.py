@@ -131,7 +131,8 @@ class RunConfig:
     micro_batch: int | None = None
     """Sequences a forward pass; None: the largest that the device is known to hold. Does not change the losses."""
     loss_cap: float | None = None
-    """A training loss above this is divergence, once warmup is over; None: 1.5 x ln(vocabulary)."""
+    """A training loss (mean of the last few steps, once warmup is over) or a final validation loss above this is
+    divergence; None: 1.5 x ln(vocabulary), half as bad again as guessing."""
     seed: int = 0
     """Seeds initial weights and data order alike; trials of one search share it (paired differences)."""
 

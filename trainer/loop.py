@@ -183,7 +183,7 @@ class Training:
                 continue
             values = torch.stack(losses).tolist()
             losses.clear()
-            if reason := self._diverged(values):
+            if reason := self._diverged(values, warm=self.step > warmup_steps(run)):
                 yield report("diverged", reason=reason)
                 return
             now = report("running", train_loss=sum(values) / len(values))
@@ -192,7 +192,7 @@ class Training:
                 return
             yield replace(now, val_loss=self.evaluate()) if evaluating else now
         val_loss = self.evaluate()
-        if reason := self._diverged([val_loss]):
+        if reason := self._diverged([val_loss], warm=True):
             yield report("diverged", reason=reason)
             return
         bits = val_loss / math.log(2) / self.data.bytes_per_token
@@ -216,14 +216,14 @@ class Training:
 
         return report
 
-    def _diverged(self, losses: list[float]) -> str:
-        """Why these losses mean divergence; empty when they do not."""
+    def _diverged(self, losses: list[float], warm: bool) -> str:
+        """Why these losses mean divergence; empty when they do not. A spike of one step that is made good within the
+        next few is none, so their mean counts; before warmup is over only what is not finite does."""
         if not all(map(math.isfinite, losses)):
             return "the loss is not finite"
         cap = self.run.loss_cap or 1.5 * math.log(self.run.model.vocabulary)
-        if self.step > warmup_steps(self.run) and max(losses) > cap:
-            return f"a loss of {max(losses):.2f} is above the cap of {cap:.2f} nats"
-        return ""
+        mean = sum(losses) / len(losses)
+        return f"a loss of {mean:.2f} is above the cap of {cap:.2f} nats" if warm and mean > cap else ""
 
 
 def train(
