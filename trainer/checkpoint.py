@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -41,8 +43,13 @@ def disk_error(error: OSError, path: Path) -> Exception:
 
 def save_checkpoint(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     """`state` is any JSON value and comes back equal."""
-    contiguous = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
-    write_atomic(path, save(contiguous, metadata={"hpt": json.dumps(state)}))
+    write_atomic(path, pack(tensors, state))
+
+
+def pack(tensors: dict[str, Tensor], state: dict[str, Any]) -> bytes:
+    """The content of a checkpoint file. A checksum of the tensors goes with them: safetensors has none of its own."""
+    held = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    return save(held, metadata={"hpt": json.dumps(state), "crc32": str(_checksum(held))})
 
 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -51,8 +58,27 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-        return tensors, json.loads(metadata["hpt"])
+        state = json.loads(metadata["hpt"])
+        if metadata["crc32"] != str(_checksum(tensors)):
+            raise ValueError("its checksum does not fit its content")
+        return tensors, state
     except FileNotFoundError:
         raise UserError(f"There is no checkpoint {path}.") from None
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+    except (SafetensorError, KeyError, ValueError) as error:
         raise UserError(f"{path} is damaged or not a checkpoint of hpt ({error}): delete it and resume.") from None
+
+
+def checkpoint_path(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:08d}.safetensors"
+
+
+def newest_first(folder: Path) -> list[Path]:
+    """Checkpoints in a folder, the one of the latest step first."""
+    return sorted(folder.glob("step-*.safetensors"), reverse=True)
+
+
+def _checksum(tensors: dict[str, Tensor]) -> int:
+    total = 0
+    for name in sorted(tensors):
+        total = zlib.crc32(tensors[name].contiguous().view(-1).view(torch.uint8).numpy().data, total)
+    return total
