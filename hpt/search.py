@@ -146,17 +146,16 @@ def calibrated(setup: Setup) -> tuple[Problem, Trial]:
     from search.tune import calibrate_shapes
 
     free = make_problem(setup, {})
-    stages = setup.strategy.plan(History(problem=free))
-    shapes = {shape_key(s.run): s.run for s in stages if s.run is not None} or {shape_key(setup.target): setup.target}
-    runs = list(shapes.values())
+    wanted = setup.strategy.shapes(History(problem=free)) or [setup.target]
+    runs = list({run.model: run for run in wanted}.values())  # another batch is so many more micro-batches
     measured = calibrate_shapes(runs, setup.data, setup.slots.gpu, setup.slots.threads)
     timings = {
-        key: Timing(
+        shape_key(run): Timing(
             step_seconds=c.step_seconds,
             eval_seconds=c.eval_seconds,
             startup_seconds=c.startup_seconds,
         )
-        for key, c in zip(shapes, measured, strict=True)
+        for run, c in zip(runs, measured, strict=True)
     }
     seconds = sum(c.total_seconds for c in measured)
     record = Trial(

@@ -44,7 +44,7 @@ class Prior:
     valley_mean: np.ndarray
     """(4,) ln of curvature over loss at the target, its slopes by n and d, ln of the skewness k."""
     valley_sd: np.ndarray
-    discrepancy: float = 0.18
+    discrepancy: float = 0.13
     """Sd of what the law leaves unexplained at one (N, D, B), in ln lr."""
     reach: float = 1.5
     """Distance in (n, d, b) over which the unexplained part is alike (correlation e^-1)."""

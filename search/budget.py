@@ -96,19 +96,27 @@ class CostModel:
         return Spending(seconds, flops, seconds / 3600 * self.usd_per_hour)
 
     def timing(self, run: RunConfig) -> Timing | None:
-        """The measured timing of this shape, or the nearest one's scaled by FLOPs a step."""
+        """The measured timing of this shape, else of the same model at another batch, else of the model nearest in
+        FLOPs, scaled."""
         if not self.timings:
             return None
         if (key := shape_key(run)) in self.timings:
             return self.timings[key]
-        work = flops_per_token(run.model) * run.batch
-        near = min(self.timings, key=lambda k: abs(math.log(float(k.rsplit("@", 1)[1]) / work)))
-        known, ratio = self.timings[near], work / float(near.rsplit("@", 1)[1])
+        model, work = key.split("-b")[0], flops_per_token(run.model)
+        known = {k: _work(k) for k in self.timings}
+        near = min(known, key=lambda k: (k.split("-b")[0] != model, abs(math.log(known[k][0] / work))))
+        timing, (near_work, near_batch) = self.timings[near], known[near]
         return Timing(
-            step_seconds=known.step_seconds * ratio,
-            eval_seconds=known.eval_seconds * ratio,
-            startup_seconds=known.startup_seconds,
+            step_seconds=timing.step_seconds * work / near_work * run.batch / near_batch,
+            eval_seconds=timing.eval_seconds * work / near_work,
+            startup_seconds=timing.startup_seconds,
         )
+
+
+def _work(key: str) -> tuple[float, int]:
+    """(FLOPs a token, tokens a step) of a `shape_key`."""
+    batch = int(key.split("-b")[1].split("-")[0])
+    return float(key.rsplit("@", 1)[1]) / batch, batch
 
 
 def shape_key(run: RunConfig) -> str:

@@ -56,6 +56,10 @@ class Strategy(ABC):
     def recommend(self, history: History) -> Recommendation:
         """The answer that the history so far supports; also for an empty or failed one (then lr is None)."""
 
+    def shapes(self, history: History) -> list[RunConfig]:
+        """Runs whose steps are to be timed before the search: one of each shape that may be asked for."""
+        return [stage.run for stage in self.plan(history) if stage.run is not None]
+
     def keeps(self, history: History) -> set[str]:
         """Ids of ended trials whose trunk checkpoints may still be continued."""
         return {t.id for t in history if t.trunk is not None}

@@ -139,8 +139,12 @@ class Knowledge:
 
     @cached_property
     def costs(self) -> np.ndarray:
-        """Of each candidate, as a share of the budget."""
-        return np.array([self.problem.budget.share(self._forecast(run)) for run in self.candidates])
+        """Of each candidate, as a share of the budget, or of the time that such a share of the target would take
+        where that is more: small models are cheap in FLOPs, and run far below the device's speed."""
+        target = self._forecast(self.problem.target).seconds
+        forecasts = [self._forecast(run) for run in self.candidates]
+        times = [f.seconds / target * self.share_of_target if target else 0.0 for f in forecasts]
+        return np.array([max(self.problem.budget.share(f), t) for f, t in zip(forecasts, times, strict=True)])
 
     def choices(self, slots: int) -> Iterator[Choice]:
         """The next runs, best first, until `slots` are filled, the budget is, or they are not worth

@@ -75,6 +75,11 @@ class Transfer(Strategy):
             note=f"{spread}; later ones move with what the earlier show",
         )
 
+    def shapes(self, history: History) -> list[RunConfig]:
+        """All candidates, not those of the plan alone: which are worth their time is known once they are timed."""
+        runs = Knowledge(self, history).candidates
+        return list({run.model: run for run in runs}.values())
+
     def ask(self, history: History, slots: int) -> list[Proposal] | Done:
         """Rounds of `together` trials, each chosen when the one before has ended.
 
