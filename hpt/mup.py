@@ -1,0 +1,179 @@
+"""`python -m hpt.mup`: does the best lr stay put as a model widens? The coordinate check, and lr sweeps over widths."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from io import BytesIO
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from hpt import cli
+from hpt.screen import short
+from scaling.optimum import Optimum, fit_optimum
+from trainer.checkpoint import write_atomic
+from trainer.config import Parametrisation, RunConfig, override, to_dict
+from trainer.coordcheck import TOLERANCE, coordinate_check
+from trainer.counts import run_flops
+from trainer.data import check_enough, prepare
+from trainer.errors import UserError
+from trainer.loop import train
+from trainer.presets import preset
+
+matplotlib.use("Agg")
+from matplotlib import pyplot  # noqa: E402
+
+
+@dataclass(frozen=True, kw_only=True)
+class MupConfig:
+    """Compare parametrisations over widths: movements of activations after four steps; with --sweep also trained."""
+
+    target: str = "laptop"
+    """A preset: its family of models is taken."""
+    widths: tuple[int, ...] = (32, 64, 128, 256)
+    """Head size stays."""
+    parametrisations: tuple[Parametrisation, ...] = ("sp", "mup")
+    sweep: bool = False
+    """Also train each width at each lr, and draw where the best lr lies."""
+    lrs: tuple[float, ...] = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
+    """Peak lrs of the sweep."""
+    tokens: int = 204_800
+    """Of each run of the sweep."""
+    batch: int = 2048
+    """Tokens a step of the sweep."""
+    set: tuple[str, ...] = ()
+    """Any field of the runs, as KEY=VALUE."""
+    out: Path = Path("mup")
+    """Holds runs.jsonl (a sweep goes on from it) and widths.png."""
+
+
+def main(argv: Sequence[str]) -> int:
+    config = cli.parse(MupConfig, argv, "hpt.mup")
+    if len(set(config.widths)) < 2:
+        raise UserError("--widths needs two or more widths, such as 32 64 128.")
+    console = Console(highlight=False)
+    small = replace(preset(config.target), batch=config.batch, tokens=config.tokens, warmup=config.tokens // 10)
+    base = override(small, config.set)
+    console.print(check_table(base, config))
+    if config.sweep:
+        rows = sweep(base, config, console)
+        best = optima(rows)
+        console.print(best_table(best))
+        draw(rows, best, config.out / "widths.png")
+        console.print(f"written: {config.out}/runs.jsonl, widths.png")
+    return 0
+
+
+def check_table(base: RunConfig, config: MupConfig) -> Table:
+    """Slopes of movement over width: 0 where a parametrisation transfers."""
+    table = Table(box=SIMPLE, title=f"coordinate check: slope over widths (passes within {TOLERANCE})")
+    table.title_justify = "left"
+    small = replace(base, model=replace(base.model, vocabulary=512, context=64), batch=64)
+    for i, name in enumerate(config.parametrisations):
+        found = coordinate_check(replace(small, parametrisation=name), widths=config.widths)
+        if i == 0:
+            for header in ("", *(m.name for m in found), "verdict"):
+                table.add_column(header, justify="left" if header == "" else "right")
+        verdict = "transfers" if all(m.passes for m in found) else "moves with width"
+        table.add_row(name, *(f"{m.slope:+.2f}" for m in found), verdict)
+    return table
+
+
+def sweep(base: RunConfig, config: MupConfig, console: Console) -> list[dict]:
+    """One row a run, kept as they end; what `out` has already is not trained again."""
+    path, data = config.out / "runs.jsonl", prepare(base.data, vocabulary=base.model.vocabulary)
+    check_enough(data, base.data, base.tokens)
+    config.out.mkdir(parents=True, exist_ok=True)
+    kept = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    runs = [
+        replace(base.shaped(base.model.depth, width, width // base.model.head_dim), parametrisation=name, lr=lr)
+        for name in config.parametrisations
+        for width in config.widths
+        for lr in config.lrs
+    ]
+    done = {json.dumps(row["run"]): row for row in kept}
+    names = [json.dumps(to_dict(run)) for run in runs]
+    todo = [(run, name) for run, name in zip(runs, names, strict=True) if name not in done]
+    total = sum(run_flops(run) for run, _ in todo)
+    console.print(f"{len(todo)} of {len(runs)} runs to train, {short(total)} FLOPs")
+    for i, (run, name) in enumerate(todo):
+        with console.status(f"{i + 1} of {len(todo)}: {run.parametrisation}, width {run.model.width}, lr {run.lr:g}"):
+            *_, last = train(run, data)
+        row = {
+            "parametrisation": run.parametrisation,
+            "width": run.model.width,
+            "lr": run.lr,
+            "loss": last.val_loss,
+            "status": last.status,
+            "run": json.loads(name),
+        }
+        done[name] = row
+        with path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+    return [done[name] for name in names]
+
+
+def optima(rows: list[dict]) -> dict[tuple[str, int], Optimum | None]:
+    """Of each (parametrisation, width)."""
+    found = {}
+    for key in dict.fromkeys((row["parametrisation"], row["width"]) for row in rows):
+        mine = [r for r in rows if (r["parametrisation"], r["width"]) == key]
+        ended = [r for r in mine if r["loss"] is not None]
+        diverged = [r["lr"] for r in mine if r["loss"] is None]
+        found[key] = fit_optimum([r["lr"] for r in ended], [r["loss"] for r in ended], diverged=diverged)
+    return found
+
+
+def best_table(best: dict[tuple[str, int], Optimum | None]) -> Table:
+    """Best lr of each width, and d ln lr / d ln width."""
+    names, widths = list(dict.fromkeys(n for n, _ in best)), list(dict.fromkeys(w for _, w in best))
+    table = Table(box=SIMPLE, title="best lr by width", title_justify="left")
+    for header in ("", *map(str, widths), "slope"):
+        table.add_column(header, justify="left" if header == "" else "right")
+    for name in names:
+        found = {w: o for w in widths if (o := best[name, w]) is not None and o.edge is None}
+        slope = "-"
+        if len(found) > 1:
+            fitted = np.polyfit(np.log(list(found)), [o.log_lr for o in found.values()], 1)
+            slope = f"{fitted[0]:+.2f}"
+        cells = (f"{math.exp(found[w].log_lr):.2g}" if w in found else "at the edge" for w in widths)
+        table.add_row(name, *cells, slope)
+    return table
+
+
+def draw(rows: list[dict], best: dict[tuple[str, int], Optimum | None], path: Path) -> None:
+    """A panel for each parametrisation: loss against lr, a curve for each width, its optimum marked."""
+    names, widths = list(dict.fromkeys(n for n, _ in best)), list(dict.fromkeys(w for _, w in best))
+    figure, panels = pyplot.subplots(
+        1, len(names), figsize=(4.6 * len(names), 4.2), sharey=True, squeeze=False, constrained_layout=True
+    )
+    colours = pyplot.get_cmap("viridis")
+    low = min(r["loss"] for r in rows if r["loss"] is not None)
+    high = max(o.loss for o in best.values() if o is not None)
+    for axes, name in zip(panels[0], names, strict=True):
+        for i, width in enumerate(widths):
+            mine = [r for r in rows if r["parametrisation"] == name and r["width"] == width and r["loss"] is not None]
+            colour = colours(0.9 * i / max(1, len(widths) - 1))
+            axes.plot([r["lr"] for r in mine], [r["loss"] for r in mine], "o-", ms=3, lw=1, color=colour, label=width)
+            if (o := best[name, width]) is not None and o.edge is None:
+                axes.plot(math.exp(o.log_lr), o.loss, "v", ms=10, color=colour, mec="black")
+        axes.set(xscale="log", xlabel="peak learning rate", title=name, ylim=(low - 0.1, high + 0.8))
+        axes.grid(alpha=0.3)
+    panels[0][0].set_ylabel("validation loss (nats a token)")
+    panels[0][-1].legend(title="width", fontsize=8)
+    figure.suptitle("Best lr (triangles) over widths", fontsize=11)
+    write = BytesIO()
+    figure.savefig(write, dpi=130, format="png")
+    pyplot.close(figure)
+    write_atomic(path, write.getvalue())
+
+
+if __name__ == "__main__":
+    cli.run(main)
