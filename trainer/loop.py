@@ -21,6 +21,7 @@ from trainer.devices import pick_device, use_bf16
 from trainer.errors import UserError
 from trainer.model import Transformer
 from trainer.optimizer import make_optimizer, set_lr
+from trainer.parallel import Parallel, like, whole
 from trainer.schedule import decay_start, multiplier, warmup_steps
 
 Status = Literal["running", "finished", "diverged", "stopped"]
@@ -54,12 +55,20 @@ class Report:
 class Training:
     """A run in progress: weights, optimiser and position. Data order and weights depend on run.seed alone."""
 
-    def __init__(self, run: RunConfig, data: Prepared, device: torch.device | None = None) -> None:
+    def __init__(
+        self,
+        run: RunConfig,
+        data: Prepared,
+        device: torch.device | None = None,
+        parallel: Parallel | None = None,
+    ) -> None:
         if run.lr is None:
             raise UserError("This run has no learning rate: give --lr, or search for one.")
         self.run, self.data, self.peak_lr = run, data, run.lr
-        self.device = device or pick_device()
+        self.device, self.parallel = device or pick_device(), parallel or Parallel()
         self.model = Transformer(run).to(self.device)
+        self.parallel.shard(self.model)
+        self.loss_function = self.parallel.loss_function(self.model)
         self.optimizer = make_optimizer(self.model, run)
         self.step = 0
         self.grad_norm: Tensor | None = None
@@ -73,16 +82,20 @@ class Training:
 
     def train_step(self) -> tuple[Tensor, Tensor]:
         """One optimiser step; returns (mean loss, gradient norm) still on the device."""
-        run = self.run
+        run, workers = self.run, self.parallel
         set_lr(self.optimizer, self.peak_lr * multiplier(run, self.step))
         sequences = run.batch // run.model.context
-        batch = self.train_batches.sequences(self.step * sequences, sequences)
+        mine = workers.share(sequences)
+        batch = self.train_batches.sequences(self.step * sequences + mine.start, mine.stop - mine.start)
         total = torch.zeros((), device=self.device)
-        for part in np.array_split(batch, -(-sequences // self.micro_batch)):
-            loss = self._loss(part) * (len(part) / sequences)
-            loss.backward()
+        parts = np.array_split(batch, -(-len(batch) // self.micro_batch))
+        for i, part in enumerate(parts):
+            with workers.accumulate(self.model, last=i + 1 == len(parts)):
+                loss = self._loss(part) * (len(part) / sequences)
+                (loss * workers.size).backward()  # workers' gradients are averaged
             total += loss.detach()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), run.clip or math.inf)
+        workers.sum(total)
+        norm = whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), run.clip or math.inf))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
@@ -106,7 +119,7 @@ class Training:
         if self.run.data.mask_documents:
             documents = (tokens == self.data.end_of_text).cumsum(1)
         with self.autocast:
-            return self.model.loss(tokens, targets, documents)
+            return self.loss_function(tokens, targets, documents)
 
     def evaluate(self) -> float:
         """Mean loss on the run's held-out tokens, nats a token: the same tokens for every run on this data."""
@@ -115,40 +128,56 @@ class Training:
     @torch.no_grad()
     def evaluate_some(self, sequences: int) -> float:
         """Mean loss on the first `sequences` held-out sequences."""
-        total = 0.0
-        for first in range(0, sequences, self.micro_batch):
-            part = self.val_batches.sequences(first, min(self.micro_batch, sequences - first))
+        total = torch.zeros((), dtype=torch.float64)
+        mine = self.parallel.share(sequences)
+        for first in range(mine.start, mine.stop, self.micro_batch):
+            part = self.val_batches.sequences(first, min(self.micro_batch, mine.stop - first))
             total += self._loss(part).item() * len(part)
-        return total / sequences
+        return self.parallel.sum(total.to(self.device)).item() / sequences
 
     # --- checkpoints --------------------------------------------------------------------------------------------
 
-    def save(self, path: Path) -> None:
-        """Everything needed to go on with the same losses as if never interrupted."""
-        tensors: dict[str, Tensor] = {f"model.{n}": p for n, p in self.model.named_parameters()}
+    def tensors(self) -> dict[str, Tensor]:
+        """Weights and moments, whole; every worker must ask for them. There is no other state than these and the
+        step: data order is a function of the step, and nothing in training draws random numbers."""
+        found: dict[str, Tensor] = {f"model.{n}": whole(p.detach()) for n, p in self.model.named_parameters()}
         for name, parameter in self.model.named_parameters():
             for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer.{key}.{name}"] = value
-        save_checkpoint(path, tensors, {"step": self.step, "run": to_dict(self.run)})
+                found[f"optimizer.{key}.{name}"] = whole(value)
+        return found
+
+    def state(self) -> dict[str, Any]:
+        return {"step": self.step, "run": to_dict(self.run)}
+
+    def save(self, path: Path) -> None:
+        """Everything needed to go on with the same losses as if never interrupted."""
+        save_checkpoint(path, self.tensors(), self.state())
 
     def load(self, path: Path) -> None:
         """Continue from a checkpoint of the same model; schedule and lr are this run's own."""
         tensors, state = load_checkpoint(path)
-        parameters = dict(self.model.named_parameters())
-        for name, parameter in parameters.items():
+        self.restore(tensors, str(path))
+        self.step = state["step"]
+
+    def restore(self, tensors: dict[str, Tensor], source: str, moments: bool = True) -> None:
+        """Weights, and the optimiser's moments where there are some, from `tensors`; `source` names them in errors."""
+        for name, parameter in self.model.named_parameters():
             saved = tensors.get(f"model.{name}")
             if saved is None or saved.shape != parameter.shape:
                 shape = "missing" if saved is None else f"of shape {tuple(saved.shape)}"
-                raise UserError(f"{path} is of another model: {name} is {shape}, not {tuple(parameter.shape)}.")
+                raise UserError(f"{source} is of another model: {name} is {shape}, not {tuple(parameter.shape)}.")
             with torch.no_grad():
-                parameter.copy_(saved)
-            moments = {
-                key: tensors[f"optimizer.{key}.{name}"].to(self.device)
+                parameter.copy_(like(parameter, saved))
+            if not moments:
+                continue
+            found = {
+                key: tensors[f"optimizer.{key}.{name}"]
                 for key in ("step", "exp_avg", "exp_avg_sq")
                 if f"optimizer.{key}.{name}" in tensors
             }
-            self.optimizer.state[parameter] = moments  # type: ignore[assignment]
-        self.step = state["step"]
+            self.optimizer.state[parameter] = {
+                key: value.to(self.device) if key == "step" else like(parameter, value) for key, value in found.items()
+            }  # type: ignore[assignment]
 
     # --- the loop -----------------------------------------------------------------------------------------------
 
@@ -187,7 +216,7 @@ class Training:
                 yield report("diverged", reason=reason)
                 return
             now = report("running", train_loss=sum(values) / len(values))
-            if now.seconds > seconds_limit:
+            if seconds_limit < math.inf and self.parallel.agree(now.seconds > seconds_limit, self.device):
                 yield replace(now, status="stopped", reason=f"its hard stop of {seconds_limit:.0f} s was reached")
                 return
             yield replace(now, val_loss=self.evaluate()) if evaluating else now
