@@ -108,8 +108,7 @@ class SearchConfig:
 
     def build_target(self) -> RunConfig:
         run = preset(self.target)
-        data = {k: v for k in ("corpus", "tokenizer") if (v := getattr(self, k)) is not None}
-        run = replace(run, data=replace(run.data, **data), seed=self.seed)
+        run = replace(override_data(run, self.corpus, self.tokenizer), seed=self.seed)
         if self.tokens is not None:  # warmup stays the same fraction of the run
             tokens = int(self.tokens)
             run = replace(run, tokens=tokens, warmup=round(run.warmup * tokens / run.tokens))
@@ -157,6 +156,12 @@ class Setup:
     data: Prepared
     directory: SearchDir
     resumed: bool
+
+
+def override_data(run: RunConfig, corpus: str | None, tokenizer: str | None) -> RunConfig:
+    """The run on another corpus or with another tokenizer, where given."""
+    given = {k: v for k, v in (("corpus", corpus), ("tokenizer", tokenizer)) if v is not None}
+    return replace(run, data=replace(run.data, **given))
 
 
 def make_problem(setup: Setup, timings: dict[str, Timing]) -> Problem:

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from hpt.screen import short
 from search.records import Trial
@@ -38,6 +38,7 @@ def ui_command(uri: str) -> str:
     return f"mlflow ui --backend-store-uri {uri} --host 127.0.0.1"
 
 
+W = TypeVar("W")
 Curves = Mapping[str, Sequence[tuple[int, float]]]
 
 
@@ -52,54 +53,71 @@ class SearchRun:
     params: dict[str, Any]
 
 
-class Mirror:
-    """Writes to MLflow on a thread of its own: the search never waits for it, and never fails with it."""
+class Background(Generic[W]):
+    """Writes to MLflow on a thread of its own: nothing waits for it, and nothing fails with it."""
 
-    def __init__(self, run: SearchRun, warn: Callable[[str], None]) -> None:
-        self.run, self.warn = run, warn
+    def __init__(self, uri: str, connect: Callable[[], W], warn: Callable[[str], None]) -> None:
+        self.uri, self.warn, self._connect = uri, warn, connect
         self.failed = False
-        self._queue: queue.Queue[Callable[[_Writer], None] | None] = queue.Queue()
+        self._queue: queue.Queue[Callable[[W], None] | None] = queue.Queue()
         self._thread = threading.Thread(target=self._work, name="mlflow-mirror", daemon=True)
         self._thread.start()
 
-    def trials(self, trials: list[Trial]) -> None:
-        """Add those that MLflow does not have yet."""
-        self._queue.put(lambda writer: writer.add(trials))
-
-    def close(self, recommendation: dict[str, Any], note: str, artefacts: list[Path], timeout: float = 60) -> bool:
-        """Write the answer and end the parent run; whether everything is in MLflow now."""
-        self._queue.put(lambda writer: writer.finish(recommendation, note, artefacts))
-        return self.stop(timeout)
+    def put(self, task: Callable[[W], None]) -> None:
+        self._queue.put(task)
 
     def stop(self, timeout: float = 60) -> bool:
+        """Whether everything is in MLflow now."""
         self._queue.put(None)
         self._thread.join(timeout)
         return not self.failed and not self._thread.is_alive()
 
     def _work(self) -> None:
-        writer: _Writer | None = None
+        writer: W | None = None
         while (task := self._queue.get()) is not None:
             if self.failed:
                 continue
             try:
-                writer = writer or _Writer(self.run)
+                writer = writer or self._connect()
                 task(writer)
-            except Exception as error:  # whatever ails MLflow, the search goes on
+            except Exception as error:  # whatever ails MLflow, the work goes on
                 self.failed = True
                 first = str(error).strip().splitlines()[0] if str(error).strip() else ""
-                self.warn(f"MLflow at {self.run.uri} does not answer ({type(error).__name__}: {first[:120]})")
+                self.warn(f"MLflow at {self.uri} does not answer ({type(error).__name__}: {first[:120]})")
+
+
+class Mirror(Background["_Writer"]):
+    """Of a search."""
+
+    def __init__(self, run: SearchRun, warn: Callable[[str], None]) -> None:
+        super().__init__(run.uri, lambda: _Writer(run), warn)
+        self.run = run
+
+    def trials(self, trials: list[Trial]) -> None:
+        """Add those that MLflow does not have yet."""
+        self.put(lambda writer: writer.add(trials))
+
+    def close(self, recommendation: dict[str, Any], note: str, artefacts: list[Path], timeout: float = 60) -> bool:
+        """Write the answer and end the parent run; whether everything is in MLflow now."""
+        self.put(lambda writer: writer.finish(recommendation, note, artefacts))
+        return self.stop(timeout)
+
+
+def connect(uri: str, name: str) -> tuple[Any, str]:
+    """(client, id of the experiment called `name`)."""
+    import mlflow  # two seconds: paid on the mirror's thread, while other things start
+
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    found = client.get_experiment_by_name(name)
+    return client, found.experiment_id if found else client.create_experiment(name)
 
 
 class _Writer:
     """The MLflow side of one search."""
 
     def __init__(self, run: SearchRun) -> None:
-        import mlflow  # two seconds: paid on the mirror's thread, while Ray starts
-
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
-        self.client = mlflow.MlflowClient(tracking_uri=run.uri)
-        found = self.client.get_experiment_by_name(run.name)
-        self.experiment = found.experiment_id if found else self.client.create_experiment(run.name)
+        self.client, self.experiment = connect(run.uri, run.name)
         mine = self.client.search_runs([self.experiment], f"tags.`hpt.search` = '{run.id}'", max_results=50_000)
         self.have = {r.data.tags["hpt.trial"] for r in mine if "hpt.trial" in r.data.tags}
         parents = [r for r in mine if r.data.tags.get("hpt.role") == "search"]
@@ -162,23 +180,83 @@ def log(
         client.log_batch(run_id, values[start : start + 1000], named)
 
 
-def record_run(
-    uri: str, name: str, tags: dict[str, str], params: dict[str, Any], metrics: dict[str, float | None], curves: Curves
-) -> str:
-    """A run of its own, such as the final one; returns why it could not be written, empty when it was."""
-    try:
-        import mlflow
+@dataclass(frozen=True, kw_only=True)
+class FinalRun:
+    """What MLflow shows of a final run: one run, found again when training is resumed."""
 
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
-        client = mlflow.MlflowClient(tracking_uri=uri)
-        found = client.get_experiment_by_name(name)
-        experiment = found.experiment_id if found else client.create_experiment(name)
-        run = client.create_run(experiment, tags=tags, run_name=f"final, lr {params['lr']:.2e}")
-        log(client, run.info.run_id, params, {k: v for k, v in metrics.items() if v is not None}, curves)
-        client.set_terminated(run.info.run_id)
-        return ""
-    except Exception as error:  # whatever ails MLflow, the result is on the disk
-        return f"MLflow at {uri} does not answer ({type(error).__name__}); the result is kept in files"
+    id: str
+    experiment: str
+    uri: str
+    tags: dict[str, str]
+    run: RunConfig
+    register: str | None = None
+    """Name of the registered model that the finished run becomes a version of."""
+
+
+class FinalMirror(Background["_FinalWriter"]):
+    """Of a final run."""
+
+    def __init__(self, run: FinalRun, warn: Callable[[str], None]) -> None:
+        super().__init__(run.uri, lambda: _FinalWriter(run), warn)
+
+    def rows(self, rows: list[dict[str, Any]]) -> None:
+        self.put(lambda writer: writer.add(rows))
+
+    def close(self, result: dict[str, Any], texts: dict[str, str], timeout: float = 60) -> bool:
+        """End the run with its result; `texts` become artefacts by name."""
+        self.put(lambda writer: writer.finish(result, texts))
+        return self.stop(timeout)
+
+
+class _FinalWriter:
+    def __init__(self, final: FinalRun) -> None:
+        self.final = final
+        self.client, experiment = connect(final.uri, final.experiment)
+        found = self.client.search_runs([experiment], f"tags.`hpt.final` = '{final.id}'")
+        if found:
+            self.run_id = found[0].info.run_id
+            self.client.update_run(self.run_id, status="RUNNING")
+            return
+        name = f"final, {run_name(final.run, final.run.tokens)}"
+        tags = {"hpt.role": "final", "hpt.final": final.id, **final.tags}
+        self.run_id = self.client.create_run(experiment, tags=tags, run_name=name).info.run_id
+        log(self.client, self.run_id, run_params(final.run, final.run.tokens), {})
+
+    def add(self, rows: list[dict[str, Any]]) -> None:
+        from mlflow.entities import Metric
+
+        shown = ("train_loss", "val_loss", "bits_per_byte", "lr", "grad_norm", "tokens_per_second", "mfu")
+        values = [
+            Metric(name, float(row[name]), 0, row["tokens"])
+            for row in rows
+            for name in shown
+            if row.get(name) is not None and math.isfinite(row[name])
+        ]
+        for start in range(0, len(values), 1000):  # MLflow's limit of a batch
+            self.client.log_batch(self.run_id, values[start : start + 1000])
+
+    def finish(self, result: dict[str, Any], texts: dict[str, str]) -> None:
+        numbers = {k: float(v) for k, v in result.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+        log(self.client, self.run_id, {}, numbers)
+        self.client.set_tag(self.run_id, "hpt.status", result["status"])
+        self.client.set_tag(self.run_id, "hpt.checkpoint", result["checkpoint"])
+        for name, text in texts.items():
+            self.client.log_text(self.run_id, text, name)
+        if self.final.register and result["status"] == "finished":
+            self._register(self.final.register, result["checkpoint"])
+        status = {"finished": "FINISHED", "diverged": "FAILED"}.get(result["status"], "KILLED")
+        self.client.set_terminated(self.run_id, status)
+
+    def _register(self, name: str, source: str) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        source = source if "://" in source else Path(source).absolute().as_uri()
+        self.client.create_model_version(name, source, self.run_id)
 
 
 def run_name(run: RunConfig, horizon: int) -> str:

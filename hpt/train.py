@@ -1,9 +1,11 @@
-"""`python -m hpt.train`: the run one can afford once, at the lr that a search recommends. One process, one device."""
+"""`python -m hpt.train`: the run one can afford once, at the lr that a search recommends."""
 
 from __future__ import annotations
 
 import json
-import time
+import math
+import os
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,24 +13,22 @@ from pathlib import Path
 from rich.console import Console
 
 from hpt import cli
-from hpt.screen import duration, short
-from hpt.tracking import record_run, run_params, tracking_uri
+from hpt.config import override_data
+from hpt.final import Follower, dry_run, show_result, train_here, train_on_ray
+from hpt.tracking import FinalRun
+from hpt.tracking import tracking_uri as uri_of
 from search.store import SearchDir
-from trainer.checkpoint import write_atomic
 from trainer.config import RunConfig, from_dict, override, to_dict
-from trainer.counts import parameters
-from trainer.data import check_enough, prepare
+from trainer.data import Prepared, check_enough, prepare
 from trainer.errors import UserError
-from trainer.loop import Report, Training
+from trainer.final import Plan
 from trainer.presets import preset
-
-SAVE_SECONDS = 60.0  # between checkpoints
-SAY_SECONDS = 10.0
+from trainer.storage import Store
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Make the final run; started again with the same arguments, it goes on from its newest checkpoint."""
+    """Make the final run; started again with the same arguments, it goes on from its newest whole checkpoint."""
 
     search: Path | None = None
     """Search directory whose target and recommended lr are used (also as --from)."""
@@ -36,59 +36,114 @@ class TrainConfig:
     """A preset, where there is no search."""
     lr: float | None = None
     """Peak learning rate; default: the search's recommendation."""
+    corpus: str | None = None
+    """Where the tokens are, if not where the target has them."""
+    tokenizer: str | None = None
+    """Likewise."""
     set: tuple[str, ...] = ()
     """Any field of the run, as KEY=VALUE."""
-    out: Path | None = None
-    """Where checkpoint and results go; default: runs/NAME of the search or target."""
+    out: str | None = None
+    """Directory of the run: a folder, or an object store's address (s3://bucket/runs/NAME); default: runs/NAME."""
+    workers: int | None = None
+    """Devices (or, without GPUs, processes) to train on, through Ray Train; default: this process alone."""
+    max_workers: int | None = None
+    """Elastic: start with what there is room for, from --workers to this."""
+    shard: bool = False
+    """Split parameters and optimiser over the workers (FSDP), for models that do not fit one device."""
+    compile: bool | None = None
+    """torch.compile; default: on a GPU."""
     evaluations: int = 20
     """Validations on the way, evenly spread."""
+    patience: int | None = None
+    """Stop after so many validations without a new lowest loss."""
+    samples: int = 0
+    """Texts to generate at each validation."""
+    save_minutes: float = 5.0
+    """Between checkpoints."""
+    keep: int = 3
+    """Newest checkpoints that stay."""
+    stop_after_hours: float | None = None
+    """Stop with a checkpoint after this much training time, earlier sessions included."""
+    stop_after_usd: float | None = None
+    """The same in dollars; needs --usd-per-hour."""
+    usd_per_hour: float = 0.0
+    """Price of one device."""
+    init_from: str | None = None
+    """Checkpoint file whose weights are the start."""
+    start_step: int = 0
+    """Step at which schedule and data start, such as the seed checkpoint's (llm.c's -ss)."""
+    register: str | None = None
+    """Register the finished model in MLflow under this name."""
     tracking_uri: str | None = None
     """Of MLflow; default: MLFLOW_TRACKING_URI, else SQLite in the working directory."""
+    dry_run: bool = False
+    """Only say what would be done, for how long and how much."""
+
+    def __post_init__(self) -> None:
+        for name in ("evaluations", "save_minutes", "keep", "workers", "max_workers", "patience", "stop_after_hours"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise UserError(f"--{name.replace('_', '-')} {value} must be positive.")
+        if self.stop_after_usd is not None and self.usd_per_hour <= 0:
+            raise UserError("--stop-after-usd needs --usd-per-hour: the price of one device for an hour.")
+        if self.max_workers is not None and self.max_workers < (self.workers or 1):
+            raise UserError(f"--max-workers {self.max_workers} is less than --workers {self.workers or 1}.")
+
+    @property
+    def stop_seconds(self) -> float:
+        hours = self.stop_after_hours or math.inf
+        if self.stop_after_usd is not None:
+            hours = min(hours, self.stop_after_usd / self.usd_per_hour / (self.max_workers or self.workers or 1))
+        return hours * 3600
 
 
 def main(argv: Sequence[str]) -> int:
     argv = ["--search" if a == "--from" else a for a in argv]  # `from` cannot be a field's name
     config = cli.parse(TrainConfig, argv, "hpt.train")
     console = Console(highlight=False)
-    run, tags = resolve(config)
-    out = config.out or Path("runs") / (config.search.name if config.search else config.target)
-    data = prepare(run.data, vocabulary=run.model.vocabulary, say=console.print)
+    run, tags, answer = resolve(config)
+    out = config.out or str(Path("runs") / (config.search.name if config.search else config.target))
+    plan = make_plan(config, run, out)
+    with console.status("preparing data") as status:
+        data = prepare(run.data, vocabulary=run.model.vocabulary, say=status.update)
     check_enough(data, run.data, run.tokens)
-    training = Training(run, data)
-    checkpoint = out / "checkpoint.safetensors"
-    if (out / "run.json").exists():
-        if json.loads((out / "run.json").read_text()) != json.loads(json.dumps(to_dict(run))):
-            raise UserError(f"{out} holds another run: choose another --out, or use the arguments it was made with.")
-        if checkpoint.exists():
-            training.load(checkpoint)
-    write_atomic(out / "run.json", json.dumps(to_dict(run), indent=2).encode())
-    begun = f" from step {training.step:,}" if training.step else ""
-    size = short(parameters(run.model).total)
-    console.print(f"training {size} parameters for {run.steps:,} steps at lr {run.lr:.3g}{begun} in {out}/")
-    reports = follow(training, config, checkpoint, console)
-    last = reports[-1]
-    train_curve = tuple((r.tokens, r.train_loss) for r in reports if r.train_loss is not None)
-    val_curve = tuple((r.tokens, r.val_loss) for r in reports if r.val_loss is not None)
-    result = {"status": last.status, "loss": last.val_loss, "bits_per_byte": last.bits_per_byte, "reason": last.reason}
-    write_atomic(out / "result.json", json.dumps({**result, "curve": val_curve, "train_curve": train_curve}).encode())
-    metrics = {"final_val_loss": last.val_loss, "bits_per_byte": last.bits_per_byte, "lr": run.lr}
-    uri, curves = tracking_uri(config.tracking_uri), {"val_loss": val_curve, "train_loss": train_curve}
-    if warning := record_run(uri, out.name, tags, run_params(run, run.tokens), metrics, curves):
-        console.print(warning, style="yellow")
-    if last.status != "finished":
-        console.print(
-            f"{last.status}: {last.reason}; the last checkpoint is {checkpoint}; try a lower --lr", style="red"
-        )
-        return 1
-    console.print(
-        f"validation loss [bold]{last.val_loss:.4f}[/bold] nats a token, {last.bits_per_byte:.4f} bits a byte"
+    on_ray = config.workers is not None or "RAY_ADDRESS" in os.environ
+    if config.dry_run:
+        dry_run(plan, data, config.workers or 1, config.usd_per_hour, console)
+        return 0
+    identity = claim(Store(out), run, data, config.search)
+    name = config.search.name if config.search else config.target
+    final = FinalRun(
+        id=identity, experiment=name, uri=uri_of(config.tracking_uri), tags=tags, run=run, register=config.register
     )
-    return 0
+    follower = Follower(plan, final, data, console)
+    if on_ray:
+        train_on_ray(plan, follower, config.workers or 1, config.max_workers)
+    else:
+        train_here(plan, data, follower)
+    return show_result(follower, answer, config.usd_per_hour * (config.workers or 1))
 
 
-def resolve(config: TrainConfig) -> tuple[RunConfig, dict[str, str]]:
-    """The run with its lr, and the tags that tie it to its search."""
-    tags = {"hpt.role": "final"}
+def make_plan(config: TrainConfig, run: RunConfig, out: str) -> Plan:
+    return Plan(
+        run=run,
+        store=out if "://" in out else str(Path(out).absolute()),
+        evaluations=config.evaluations,
+        save_seconds=60 * config.save_minutes,
+        keep=config.keep,
+        patience=config.patience,
+        stop_seconds=config.stop_seconds,
+        init_from=config.init_from,
+        start_step=config.start_step,
+        samples=config.samples,
+        shard=config.shard,
+        compile=config.compile,
+    )
+
+
+def resolve(config: TrainConfig) -> tuple[RunConfig, dict[str, str], dict]:
+    """The run with its lr, the tags that tie it to its search, and the search's answer (empty: none)."""
+    tags, answer = dict[str, str](), {}
     if config.search is None:
         run, lr = preset(config.target), config.lr
         if lr is None:
@@ -102,34 +157,27 @@ def resolve(config: TrainConfig) -> tuple[RunConfig, dict[str, str]]:
         tags["hpt.search"] = saved["id"]
         if lr is None:
             raise UserError(f"{config.search} recommends no lr ({' '.join(answer['reasons'])}): give --lr yourself.")
-    return replace(override(run, config.set), lr=lr), tags
+    run = override_data(run, config.corpus, config.tokenizer)
+    return replace(override(run, config.set), lr=lr), tags, answer
 
 
-def follow(training: Training, config: TrainConfig, checkpoint: Path, console: Console) -> list[Report]:
-    """Train to the end, saving and saying how it goes."""
-    every = max(1, training.run.steps // config.evaluations)
-    saved = said = time.monotonic()
-    first, reports = training.step, list[Report]()
-    try:
-        for report in training.reports(evaluate_every=every):
-            reports.append(report)
-            now = time.monotonic()
-            if report.status == "running" and now - saved > SAVE_SECONDS:
-                training.save(checkpoint)
-                saved = time.monotonic()
-            if now - said > SAY_SECONDS and report.train_loss is not None:
-                said = now
-                left = report.seconds / max(1, report.step - first) * (training.run.steps - report.step)
-                val = "" if report.val_loss is None else f", validation {report.val_loss:.4f}"
-                line = f"step {report.step:,}/{training.run.steps:,}: loss {report.train_loss:.4f}{val}"
-                console.print(f"{line}, {duration(left)} left")
-    except KeyboardInterrupt:
-        training.save(checkpoint)
-        console.print(f"interrupted at step {training.step:,}; the same command goes on from {checkpoint}")
-        raise
-    if reports[-1].status == "finished":
-        training.save(checkpoint)
-    return reports
+def claim(store: Store, run: RunConfig, data: Prepared, search: Path | None) -> str:
+    """Make the run's directory, or find it made for the same run; returns the run's id."""
+    described = json.loads(json.dumps(to_dict(run)))
+    if (content := store.read("run.json")) is not None:
+        if json.loads(content) != described:
+            raise UserError(
+                f"{store.address} holds another run: choose another --out, or use the arguments it was made with."
+            )
+    else:
+        store.write("run.json", json.dumps(described, indent=2).encode())
+    if data.tokenizer.endswith(".json"):
+        store.write("tokenizer.json", Path(data.tokenizer).read_bytes())
+    if (content := store.read("origin.json")) is None:
+        origin = {"id": uuid.uuid4().hex, "search": str(search.absolute()) if search else None}
+        content = json.dumps(origin).encode()
+        store.write("origin.json", content)
+    return json.loads(content)["id"]
 
 
 if __name__ == "__main__":

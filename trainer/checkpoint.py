@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from trainer.errors import UserError
@@ -55,17 +55,23 @@ def pack(tensors: dict[str, Tensor], state: dict[str, Any]) -> bytes:
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Raises UserError for a file that is missing, damaged or not ours."""
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-        state = json.loads(metadata["hpt"])
+        return unpack(path.read_bytes(), str(path))
+    except FileNotFoundError:
+        raise UserError(f"There is no checkpoint {path}.") from None
+
+
+def unpack(content: bytes, source: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The inverse of `pack`; `source` names the file in errors."""
+    try:
+        size = int.from_bytes(content[:8], "little")
+        metadata = json.loads(content[8 : 8 + size])["__metadata__"]
+        tensors, state = load(content), json.loads(metadata["hpt"])
         if metadata["crc32"] != str(_checksum(tensors)):
             raise ValueError("its checksum does not fit its content")
         return tensors, state
-    except FileNotFoundError:
-        raise UserError(f"There is no checkpoint {path}.") from None
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise UserError(f"{path} is damaged or not a checkpoint of hpt ({error}): delete it and resume.") from None
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:120]
+        raise UserError(f"{source} is damaged or not a checkpoint of hpt ({reason}): delete it and resume.") from None
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:

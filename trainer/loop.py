@@ -72,6 +72,8 @@ class Training:
         self.optimizer = make_optimizer(self.model, run)
         self.step = 0
         self.grad_norm: Tensor | None = None
+        self.interrupted = ""
+        """Why to stop after the step under way, for a signal handler to say."""
         self.saved_trunk: int | None = None
         """Tokens at which `reports` saved a trunk."""
         self.train_batches = Batches(data.train, run.model.context, run.seed)
@@ -208,7 +210,7 @@ class Training:
             loss, self.grad_norm = self.train_step()
             losses.append(loss)
             evaluating = evaluate_every is not None and self.step % evaluate_every == 0 and self.step < last
-            if self.step % CHECK_EVERY and self.step < last and not evaluating:
+            if self.step % CHECK_EVERY and self.step < last and not evaluating and not self.interrupted:
                 continue
             values = torch.stack(losses).tolist()
             losses.clear()
@@ -216,6 +218,9 @@ class Training:
                 yield report("diverged", reason=reason)
                 return
             now = report("running", train_loss=sum(values) / len(values))
+            if self.interrupted and self.step < last:
+                yield replace(now, status="stopped", reason=self.interrupted)
+                return
             if seconds_limit < math.inf and self.parallel.agree(now.seconds > seconds_limit, self.device):
                 yield replace(now, status="stopped", reason=f"its hard stop of {seconds_limit:.0f} s was reached")
                 return

@@ -89,6 +89,14 @@ class Parallel:
             dist.all_reduce(value)
         return value
 
+    def least(self, value: int, device: torch.device) -> int:
+        """Over the workers."""
+        if self.size == 1:
+            return value
+        held = torch.tensor([value], device=device)
+        dist.all_reduce(held, dist.ReduceOp.MIN)
+        return int(held.item())
+
     def agree(self, decision: bool, device: torch.device) -> bool:
         """The first worker's decision, for everyone: clocks differ."""
         if self.size == 1:

@@ -1,0 +1,186 @@
+"""The final run: the loop of trainer.loop with what keeps it from being lost. The same on one worker or many."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from trainer.checkpoint import unpack
+from trainer.config import RunConfig, to_dict
+from trainer.data import Prepared
+from trainer.devices import pick_device
+from trainer.errors import UserError
+from trainer.loop import Report, Training
+from trainer.memory import micro_batch
+from trainer.parallel import Parallel
+from trainer.saver import Saver
+from trainer.storage import Store
+
+ROWS = 1000  # of the log that a checkpoint carries: longer runs log less often
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What to train and how to keep it."""
+
+    run: RunConfig
+    store: str
+    """Directory of the run: a folder, or the address of an object store."""
+    evaluations: int = 20
+    """Validations on the way, evenly spread."""
+    save_seconds: float = 300.0
+    """Between checkpoints."""
+    keep: int = 3
+    """Newest checkpoints that stay."""
+    patience: int | None = None
+    """Stop after so many validations without a new lowest loss."""
+    stop_seconds: float = math.inf
+    """Training time, earlier sessions included, after which the run is stopped with a checkpoint."""
+    init_from: str | None = None
+    """A checkpoint file whose weights are taken at the start."""
+    start_step: int = 0
+    """Where in the schedule and the data the run starts; with `init_from` the optimiser's moments come along too."""
+    samples: int = 0
+    """Samples of text to write with each validation."""
+    shard: bool = False
+    """Split parameters and optimiser over the workers (fully_shard)."""
+    compile: bool | None = None
+    """torch.compile; None: on CUDA."""
+
+
+def final(
+    plan: Plan,
+    data: Prepared,
+    *,
+    parallel: Parallel | None = None,
+    device: torch.device | None = None,
+    say: Callable[[str], None] = lambda text: None,
+    sample: Callable[[Training], str] | None = None,
+    started: Callable[[Training], None] = lambda training: None,
+) -> Iterator[Row]:
+    """Train, from the newest whole checkpoint if there is one. Yields rows of the log, on every worker alike; the
+    last has another status than "running". Checkpoints carry the log, so it is whole however often it was resumed."""
+    workers, device = parallel or Parallel(), device or pick_device()
+    run = replace(plan.run, micro_batch=_fitting(plan, workers, device))
+    if run.batch // run.model.context < workers.size:
+        raise UserError(
+            f"A batch of {run.batch // run.model.context} sequences cannot be shared by {workers.size} workers: "
+            "use fewer --workers or a larger batch."
+        )
+    training = Training(run, data, device, workers)
+    keeper = _Keeper(plan, training, Saver(Store(plan.store), plan.keep), say)
+    keeper.begin()
+    started(training)
+    every, best, since = max(1, run.steps // plan.evaluations), math.inf, 0
+    for value in (row["val_loss"] for row in keeper.log if row["val_loss"] is not None):
+        best, since = min(best, value), 0 if value < best else since + 1
+    limit = plan.stop_seconds - keeper.before
+    for report in training.reports(evaluate_every=every, seconds_limit=limit):
+        if report.val_loss is not None:
+            best, since = min(best, report.val_loss), 0 if report.val_loss < best else since + 1
+        if report.status == "running" and plan.patience is not None and since >= plan.patience:
+            reason = f"{since} validations brought no lower loss than {best:.4f}"
+            report = replace(report, status="stopped", reason=reason)
+        row = keeper.row(report)
+        if sample is not None and report.val_loss is not None and plan.samples:
+            row["sample"] = sample(training)
+        yield row
+        keeper.after(report)
+        if report.status != "running":
+            return
+
+
+def _fitting(plan: Plan, workers: Parallel, device: torch.device) -> int:
+    """Sequences a pass that fit every worker; where one has too little memory, all of them stop."""
+    problem = UserError("Another worker's device has too little memory for this run.")
+    try:
+        fits = micro_batch(plan.run, device, workers.size, plan.shard)
+    except UserError as error:
+        fits, problem = 0, error
+    if not (fits := workers.least(fits, device)):
+        raise problem
+    return fits
+
+
+@dataclass
+class _Keeper:
+    """Log, clock and checkpoints of a run."""
+
+    plan: Plan
+    training: Training
+    saver: Saver
+    say: Callable[[str], None]
+    before: float = 0.0
+    """Seconds of earlier sessions."""
+
+    def __post_init__(self) -> None:
+        self.log: list[Row] = []
+        self.saved, self.began, self.blocked = time.monotonic(), time.monotonic(), 0.0
+        self.last = 0, 0.0
+        self.every = max(1, self.training.run.steps // ROWS)
+
+    def begin(self) -> None:
+        training, plan = self.training, self.plan
+        found = self.saver.newest(self.say if training.parallel.rank == 0 else lambda text: None)
+        if found is not None:
+            tensors, state, name = found
+            if state["run"] != json.loads(json.dumps(to_dict(plan.run))):
+                raise UserError(
+                    f"{plan.store} holds another run: choose another --out, or use the arguments it was made with."
+                )
+            training.restore(tensors, self.saver.store.join(name))
+            training.step, self.log, self.before = state["step"], state["log"], state["seconds"]
+            self.say(f"going on from step {training.step:,} ({self.saver.store.join(name)})")
+        elif plan.init_from is not None:
+            folder, _, name = plan.init_from.rpartition("/")
+            content = Store(folder or ".").read(name)
+            if content is None:
+                raise UserError(f"There is no checkpoint {plan.init_from} to start from.")
+            training.restore(unpack(content, plan.init_from)[0], plan.init_from, moments=plan.start_step > 0)
+        if found is None and plan.start_step:
+            if plan.start_step >= training.run.steps:
+                raise UserError(f"--start-step {plan.start_step} lies beyond the run's {training.run.steps} steps.")
+            training.step = plan.start_step
+        self.last = training.step * training.run.batch, 0.0
+
+    def row(self, report: Report) -> Row:
+        """Of the log: the report, flat, with this run's clock."""
+        row = {key: value for key, value in asdict(report).items() if key not in ("status", "reason", "flops")}
+        row["seconds"] = round(self.before + time.monotonic() - self.began, 3)
+        tokens, seconds = self.last
+        if report.tokens > tokens:
+            row["tokens_per_second"] = round((report.tokens - tokens) / max(1e-9, report.seconds - seconds), 1)
+            self.last = report.tokens, report.seconds
+        if report.val_loss is not None or report.step % (10 * self.every) == 0:
+            self.log.append(dict(row))
+        row |= {"status": report.status, "reason": report.reason, "saving_seconds": round(self.blocked, 3)}
+        return row if report.status == "running" else {**row, "log": self.log}
+
+    def after(self, report: Report) -> None:
+        """A checkpoint where one is due; a diverged run keeps the last good one."""
+        training = self.training
+        if report.status == "running":
+            due = time.monotonic() - self.saved > self.plan.save_seconds
+            if training.parallel.agree(due, training.device):
+                self.save()
+            return
+        if report.status in ("finished", "stopped"):
+            self.save()
+        self.saver.wait()
+
+    def save(self) -> None:
+        training, start = self.training, time.monotonic()
+        tensors = training.tensors()
+        if training.parallel.rank == 0:
+            state = {"step": training.step, "run": to_dict(self.plan.run), "log": self.log}
+            state["seconds"] = self.before + start - self.began
+            self.saver.save(training.step, tensors, state)
+        self.saved = time.monotonic()
+        self.blocked += self.saved - start

@@ -1,0 +1,67 @@
+"""Does a run fit a device? Estimates of memory, and the largest micro-batch that fits."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from trainer.config import RunConfig
+from trainer.counts import parameters
+from trainer.devices import use_bf16
+from trainer.errors import UserError
+
+STATE_BYTES = 16  # a parameter: fp32 weight, gradient, and AdamW's two moments
+ACTIVATION_BYTES = 34  # a channel, layer and token in 16 bits, without attention's matrix (arXiv 2205.05198, eq. 2)
+SPARE = 0.9  # of what is free: fragmentation, workspaces, the chunk of logits
+
+
+def run_bytes(run: RunConfig, sequences: int, device: torch.device, shards: int = 1) -> float:
+    """Of training with so many sequences a forward pass, the state split over `shards` devices."""
+    model, wide = run.model, 1 if use_bf16(run, device) else 2
+    state = STATE_BYTES * parameters(model).total / shards
+    kept = ACTIVATION_BYTES * wide * model.depth * model.width * model.context * sequences
+    return state + kept + 4 * model.width * model.context * sequences  # the stream after the last norm
+
+
+def free_bytes(device: torch.device) -> float:
+    if device.type == "cuda":
+        return float(torch.cuda.mem_get_info(device)[0])
+    try:
+        with open("/proc/meminfo") as file:
+            values = dict(line.split(":") for line in file)
+        return float(values["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):  # no Linux
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+
+
+def micro_batch(run: RunConfig, device: torch.device, workers: int = 1, sharded: bool = False) -> int:
+    """Sequences a forward pass: what the run says, else the largest power of two that fits and helps.
+
+    UserError where not even one fits: how much is missing, and what would do.
+    """
+    shards, free = (workers if sharded else 1), SPARE * free_bytes(device)
+    share = max(1, run.batch // run.model.context // workers)
+    useful = max(1, (4096 if device.type == "cpu" else 65536) // run.model.context)  # more is not faster
+    sequences = min(run.micro_batch or useful, share)
+    while run.micro_batch is None and sequences > 1 and run_bytes(run, sequences, device, shards) > free:
+        sequences = max(1, sequences // 2)
+    need = run_bytes(run, sequences, device, shards)
+    if need <= free:
+        return sequences
+    if run.micro_batch is not None and run_bytes(run, 1, device, shards) <= free:
+        fits = run.micro_batch
+        while run_bytes(run, fits, device, shards) > free:
+            fits //= 2
+        raise UserError(
+            f"{run.micro_batch} sequences a pass need about {need / 2**30:.1f} GiB of memory and {free / 2**30:.1f} "
+            f"are free: use --set micro_batch={fits}, which does not change the losses."
+        )
+    enough = next((k for k in (2, 4, 8, 16, 32, 64, 128, 256) if run_bytes(run, 1, device, k) <= free), None)
+    way = "choose a smaller model"
+    if enough and enough > shards:
+        way = f"shard it over {enough} devices (--workers {enough} --shard), or choose a smaller model"
+    raise UserError(
+        f"Training this model needs about {need / 2**30:.1f} GiB a device and {free / 2**30:.1f} are free, "
+        f"{(need - free) / 2**30:.1f} too few: {way}."
+    )

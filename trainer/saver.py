@@ -1,0 +1,67 @@
+"""Checkpoints of a run while it goes on: written in the background, the newest few kept, the newest whole one found."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from trainer.checkpoint import pack, unpack
+from trainer.errors import UserError
+from trainer.storage import Store
+
+FOLDER = "checkpoints"
+
+
+def name_of(step: int) -> str:
+    return f"{FOLDER}/step-{step:08d}.safetensors"
+
+
+@dataclass
+class Saver:
+    """Of one run; used by its first worker alone."""
+
+    store: Store
+    keep: int = 3
+    """Newest checkpoints that stay."""
+    _thread: threading.Thread | None = field(default=None, repr=False)
+    _error: BaseException | None = field(default=None, repr=False)
+
+    def save(self, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        """Copies now, writes in the background. Raises what the write before this one met."""
+        self.wait()
+        copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+        self._thread = threading.Thread(target=self._write, args=(step, copies, state), daemon=False)
+        self._thread.start()
+
+    def _write(self, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        try:
+            self.store.write(name_of(step), pack(tensors, state))
+            for old in self.store.names(FOLDER)[: -self.keep]:
+                self.store.delete(old)
+        except BaseException as error:  # raised where training can tell it
+            self._error = error
+
+    def wait(self) -> None:
+        """Until the checkpoint under way is written."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def newest(self, say: Callable[[str], None]) -> tuple[dict[str, Tensor], dict[str, Any], str] | None:
+        """(tensors, state, name) of the newest checkpoint that is whole; damaged ones are named to `say`."""
+        for name in reversed(self.store.names(FOLDER)):
+            content = self.store.read(name)
+            if content is None:
+                continue
+            try:
+                return *unpack(content, self.store.join(name)), name
+            except UserError as error:
+                say(str(error).replace(": delete it and resume.", ": the one before it is used."))
+        return None

@@ -1,0 +1,92 @@
+"""Where a run's files are: a local folder, or an address of an object store (s3://bucket/path, gs://...)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from trainer.checkpoint import write_atomic
+from trainer.errors import UserError
+
+
+@dataclass(frozen=True)
+class Store:
+    """Small interface on purpose: whole files by name. A file is there whole or not at all."""
+
+    address: str
+    """For an object store as pyarrow writes it, options included: s3://bucket/path?region=eu-west-1, or
+    ...?endpoint_override=http://127.0.0.1:5000."""
+
+    @property
+    def local(self) -> Path | None:
+        """The folder, where it is one."""
+        return Path(self.address) if "://" not in self.address else None
+
+    @cached_property
+    def _remote(self) -> tuple[Any, str]:
+        from pyarrow import fs
+
+        try:
+            system, path = fs.FileSystem.from_uri(self.address)
+            system.get_file_info(fs.FileSelector(path, allow_not_found=True))
+        except Exception as error:  # pyarrow's errors of the many stores share no class
+            raise self._unreachable(error) from None
+        return system, path.rstrip("/")
+
+    def _unreachable(self, error: Exception) -> UserError:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        return UserError(
+            f"The store {self.address.split('?')[0]} cannot be used ({reason}): check the address, your credentials "
+            "and the network."
+        )
+
+    def join(self, name: str) -> str:
+        """The address of a file, for people."""
+        return f"{self.address.split('?')[0].rstrip('/')}/{name}"
+
+    def write(self, name: str, content: bytes) -> None:
+        if self.local is not None:
+            return write_atomic(self.local / name, content)
+        system, path = self._remote
+        try:
+            with system.open_output_stream(f"{path}/{name}") as stream:  # an object appears when it is complete
+                stream.write(content)
+        except OSError as error:
+            raise self._unreachable(error) from None
+
+    def read(self, name: str) -> bytes | None:
+        """None: there is no such file."""
+        if self.local is not None:
+            file = self.local / name
+            return file.read_bytes() if file.is_file() else None
+        system, path = self._remote
+        try:
+            with system.open_input_file(f"{path}/{name}") as stream:
+                return stream.read()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._unreachable(error) from None
+
+    def names(self, folder: str) -> list[str]:
+        """Files in `folder`, sorted, each with it in front."""
+        if self.local is not None:
+            return sorted(f"{folder}/{p.name}" for p in (self.local / folder).glob("[!.]*") if p.is_file())
+        from pyarrow import fs
+
+        system, path = self._remote
+        found = system.get_file_info(fs.FileSelector(f"{path}/{folder}", allow_not_found=True))
+        return sorted(f"{folder}/{f.base_name}" for f in found if f.type == fs.FileType.File)
+
+    def delete(self, name: str) -> None:
+        """Gone already is fine."""
+        if self.local is not None:
+            (self.local / name).unlink(missing_ok=True)
+            return
+        system, path = self._remote
+        try:
+            system.delete_file(f"{path}/{name}")
+        except FileNotFoundError:
+            pass
