@@ -44,6 +44,8 @@ class MupConfig:
     """Also train each width at each lr, and draw where the best lr lies."""
     lrs: tuple[float, ...] = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2, 3.2e-2)
     """Peak lrs of the sweep."""
+    seeds: int = 1
+    """Runs at each lr."""
     tokens: int = 204_800
     """Of each run of the sweep."""
     batch: int = 2048
@@ -93,7 +95,10 @@ def sweep(base: RunConfig, config: MupConfig, console: Console) -> list[dict]:
     config.out.mkdir(parents=True, exist_ok=True)
     kept = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     runs = [
-        replace(base.shaped(base.model.depth, width, width // base.model.head_dim), parametrisation=name, lr=lr)
+        replace(
+            base.shaped(base.model.depth, width, width // base.model.head_dim), parametrisation=name, lr=lr, seed=seed
+        )
+        for seed in range(base.seed, base.seed + config.seeds)
         for name in config.parametrisations
         for width in config.widths
         for lr in config.lrs
@@ -161,7 +166,10 @@ def draw(rows: list[dict], best: dict[tuple[str, int], Optimum | None], path: Pa
         for i, width in enumerate(widths):
             mine = [r for r in rows if r["parametrisation"] == name and r["width"] == width and r["loss"] is not None]
             colour = colours(0.9 * i / max(1, len(widths) - 1))
-            axes.plot([r["lr"] for r in mine], [r["loss"] for r in mine], "o-", ms=3, lw=1, color=colour, label=width)
+            lrs = sorted({r["lr"] for r in mine})
+            means = [float(np.mean([r["loss"] for r in mine if r["lr"] == lr])) for lr in lrs]
+            axes.plot([r["lr"] for r in mine], [r["loss"] for r in mine], "o", ms=3, color=colour)
+            axes.plot(lrs, means, "-", lw=1, color=colour, label=width)
             if (o := best[name, width]) is not None and o.edge is None:
                 axes.plot(math.exp(o.log_lr), o.loss, "v", ms=10, color=colour, mec="black")
         axes.set(xscale="log", xlabel="peak learning rate", title=name, ylim=(low - 0.1, high + 0.8))

@@ -1,0 +1,235 @@
+"""The final run is not lost: interruptions, damaged checkpoints, object stores, several workers."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import trainer.memory
+from trainer.config import DataConfig, ModelConfig, RunConfig
+from trainer.data import Prepared
+from trainer.data.shards import write_shard
+from trainer.errors import UserError
+from trainer.final import Plan, Row, final
+from trainer.loop import Training
+from trainer.parallel import Parallel
+from trainer.saver import Saver
+from trainer.storage import Store
+
+MODEL = ModelConfig(depth=2, width=32, heads=2, context=16, vocabulary=64)
+RUN = RunConfig(
+    model=MODEL, data=DataConfig(val_tokens=256), tokens=96 * 60, batch=96, warmup=96 * 4, lr=3e-3,
+    schedule="cosine", precision="fp32", micro_batch=2,
+)  # fmt: skip
+CPU = torch.device("cpu")
+
+
+def make_data(folder: Path) -> Prepared:
+    rng = np.random.default_rng(0)
+    tokens = np.cumsum(rng.choice([1, 1, 1, 5], size=20_000)) % 63
+    write_shard(folder / "train.bin", [tokens[:15_000]], 64)
+    write_shard(folder / "val.bin", [tokens[15_000:]], 64)
+    return Prepared(
+        train=(folder / "train.bin",), val=(folder / "val.bin",), train_tokens=15_000, val_tokens=5_000,
+        vocabulary=64, tokenizer="none", end_of_text=63, bytes_per_token=2.0,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    return make_data(tmp_path_factory.mktemp("tokens"))
+
+
+def plan(store: object, **more: Any) -> Plan:
+    return Plan(run=RUN, store=str(store), evaluations=6, save_seconds=0.0, **more)
+
+
+def rows(made: Plan, data: Prepared, stop_at: int | None = None, **more: Any) -> list[Row]:
+    """All rows; interrupted after `stop_at` steps where given."""
+    found, trainings = [], list[Training]()
+    for row in final(made, data, device=CPU, started=trainings.append, **more):
+        found.append(row)
+        if stop_at is not None and row["step"] >= stop_at:
+            trainings[0].interrupted = "interrupted"
+    return found
+
+
+def validations(log: list[Row]) -> list[tuple[int, float]]:
+    return [(r["step"], r["val_loss"]) for r in log if r["val_loss"] is not None]
+
+
+def test_resumed_it_is_as_if_never_interrupted(data: Prepared, tmp_path: Path) -> None:
+    whole = rows(plan(tmp_path / "whole"), data)[-1]
+    first = rows(plan(tmp_path / "parts"), data, stop_at=20)[-1]
+    assert (first["status"], first["reason"]) == ("stopped", "interrupted") and first["step"] < 30
+    said: list[str] = []
+    rest = rows(plan(tmp_path / "parts"), data, say=said.append)
+    assert "going on from step" in said[0] and rest[0]["step"] > first["step"]
+    last = rest[-1]
+    assert last["val_loss"] == whole["val_loss"] and last["status"] == "finished"
+    assert validations(last["log"]) == validations(whole["log"])
+    assert last["seconds"] > first["seconds"]
+    assert len(list((tmp_path / "parts" / "checkpoints").iterdir())) == 3  # the newest few are kept
+
+
+def test_a_damaged_checkpoint_is_said_and_the_one_before_used(data: Prepared, tmp_path: Path) -> None:
+    whole = rows(plan(tmp_path / "whole"), data)[-1]
+    rows(plan(tmp_path / "run"), data, stop_at=40)
+    newest, before = sorted((tmp_path / "run" / "checkpoints").iterdir(), reverse=True)[:2]
+    content = bytearray(newest.read_bytes())
+    content[-100] ^= 1  # one flipped bit
+    newest.write_bytes(content)
+    said: list[str] = []
+    last = rows(plan(tmp_path / "run"), data, say=said.append)[-1]
+    assert newest.name in said[0] and "checksum" in said[0] and before.name in said[1]
+    assert last["val_loss"] == whole["val_loss"]
+
+
+def test_a_torn_checkpoint_too(data: Prepared, tmp_path: Path) -> None:
+    rows(plan(tmp_path), data, stop_at=30)
+    newest = max((tmp_path / "checkpoints").iterdir())
+    newest.write_bytes(newest.read_bytes()[:1000])
+    said: list[str] = []
+    assert rows(plan(tmp_path), data, say=said.append)[-1]["status"] == "finished"
+    assert "is damaged" in said[0]
+
+
+def test_patience_hours_and_divergence_end_it(data: Prepared, tmp_path: Path) -> None:
+    flat = replace(plan(tmp_path / "a", patience=2), run=replace(RUN, lr=1e-30))
+    last = rows(flat, data)[-1]
+    assert last["status"] == "stopped" and "2 validations brought no lower loss" in last["reason"]
+    short = plan(tmp_path / "b", stop_seconds=1e-3)
+    first = rows(short, data)[-1]
+    assert first["status"] == "stopped" and first["step"] == 10 and Saver(Store(short.store)).newest(print)
+    wild = replace(plan(tmp_path / "c"), run=replace(RUN, lr=1e-30, loss_cap=1.0, warmup=96 * 30))
+    last = rows(wild, data)[-1]
+    assert last["status"] == "diverged"
+    kept = Saver(Store(wild.store)).newest(print)
+    assert kept is not None and kept[1]["step"] < last["step"]
+
+
+def test_another_run_is_refused_and_init_from_starts_where_told(data: Prepared, tmp_path: Path) -> None:
+    seed = plan(tmp_path / "seed")
+    rows(seed, data, stop_at=20)
+    with pytest.raises(UserError, match="holds another run"):
+        rows(replace(seed, run=replace(RUN, lr=1e-3)), data)
+    newest = max((tmp_path / "seed" / "checkpoints").iterdir())
+    step = int(newest.stem.split("-")[1])
+    branch = rows(plan(tmp_path / "branch", init_from=str(newest), start_step=step), data)
+    whole = rows(plan(tmp_path / "whole"), data)[-1]
+    assert branch[-1]["val_loss"] == whole["val_loss"]  # weights, moments, schedule and data position came along
+    fresh = rows(plan(tmp_path / "fresh", init_from=str(newest)), data)
+    assert fresh[0]["step"] == 10 and fresh[-1]["val_loss"] != whole["val_loss"]
+    with pytest.raises(UserError, match="lies beyond"):
+        rows(plan(tmp_path / "late", start_step=60), data)
+    with pytest.raises(UserError, match="no checkpoint"):
+        rows(plan(tmp_path / "none", init_from=str(tmp_path / "nothing")), data)
+    other = replace(plan(tmp_path / "other", init_from=str(newest)), run=RUN.shaped(2, 48, 2))
+    with pytest.raises(UserError, match="is of another model"):
+        rows(other, data)
+
+
+def test_what_a_write_meets_is_raised(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("a file where the folder should be")
+    saver = Saver(Store(str(tmp_path)))
+    saver.save(1, {"x": torch.zeros(2)}, {})
+    with pytest.raises(OSError):
+        saver.wait()
+
+
+def test_a_model_that_does_not_fit_says_what_would(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: Prepared
+) -> None:
+    free = 16 * 60_000 / 3
+    monkeypatch.setattr(trainer.memory, "free_bytes", lambda device: free)
+    with pytest.raises(UserError, match=r"too few: shard it over \d+ devices"):
+        rows(plan(tmp_path), data)
+    monkeypatch.setattr(trainer.memory, "free_bytes", lambda device: 3e6)
+    with pytest.raises(UserError, match=r"use --set micro_batch=\d+"):
+        rows(replace(plan(tmp_path), run=replace(RUN, micro_batch=5000, batch=16 * 5000, tokens=16 * 50000)), data)
+
+
+# --- several workers ----------------------------------------------------------------------------------------------
+
+
+def _worker(rank: int, size: int, kind: str, port: int, folder: Path, queue: Any) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=size)
+    made = plan(folder / f"{kind}-{size}", shard=kind == "fsdp")
+    found = list(final(made, make_data(folder / f"data-{rank}"), device=CPU, parallel=Parallel.current(kind)))  # type: ignore[arg-type]
+    if rank == 0:
+        queue.put(found[-1])
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_two_workers_agree_with_one(kind: str, data: Prepared, tmp_path: Path) -> None:
+    alone = rows(plan(tmp_path / "alone"), data)[-1]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    workers = [context.Process(target=_worker, args=(r, 2, kind, port, tmp_path, queue)) for r in range(2)]
+    for worker in workers:
+        worker.start()
+    together = queue.get(timeout=120)
+    for worker in workers:
+        worker.join(30)
+    np.testing.assert_allclose(losses_of(together["log"]), losses_of(alone["log"]), rtol=2e-4)
+    # What several workers saved, one goes on from.
+    state = Saver(Store(str(tmp_path / f"{kind}-2"))).newest(print)
+    assert state is not None and state[1]["step"] == 60
+    last = rows(plan(tmp_path / f"{kind}-2", shard=kind == "fsdp"), data)[-1]
+    assert last["val_loss"] == pytest.approx(together["val_loss"], rel=1e-5)
+
+
+def losses_of(log: list[Row]) -> np.ndarray:
+    return np.array(
+        [[r["train_loss"], r["grad_norm"], r["val_loss"]] for r in log if r["train_loss"] and r["val_loss"]]
+    )
+
+
+# --- an object store ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """The address of a bucket on a local server that speaks S3."""
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    os.environ.update(AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test", AWS_EC2_METADATA_DISABLED="true")
+    from pyarrow import fs
+
+    endpoint = f"http://{host}:{port}"
+    fs.S3FileSystem(endpoint_override=endpoint, region="us-east-1", allow_bucket_creation=True).create_dir("bucket")
+    yield f"s3://bucket/{{}}?region=us-east-1&scheme=http&endpoint_override={host}:{port}"
+    server.stop()
+
+
+def test_an_object_store_serves_as_a_folder_does(bucket: str, data: Prepared, tmp_path: Path) -> None:
+    made = plan(bucket.format("runs/mine"))
+    rows(made, data, stop_at=30)
+    last = rows(made, data)[-1]
+    assert last["val_loss"] == rows(plan(tmp_path), data)[-1]["val_loss"]
+    store = Store(made.store)
+    assert store.names("checkpoints")[-1] == "checkpoints/step-00000060.safetensors"
+    assert len(store.names("checkpoints")) == 3 and store.read("nothing") is None
+
+
+def test_an_unreachable_store_is_one_sentence() -> None:
+    with pytest.raises(UserError, match="The store s3://bucket/x cannot be used"):
+        Store("s3://bucket/x?region=us-east-1&scheme=http&endpoint_override=127.0.0.1:9").names("checkpoints")
+    with pytest.raises(UserError, match="cannot be used"):
+        Store("nonsense://bucket/x").read("run.json")
