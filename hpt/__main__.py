@@ -12,6 +12,7 @@ COMMANDS = {
     "cost": "what runs would cost here, from 20 timed steps",
     "regret": "judge a search's answer by a dense grid at the same target",
     "train": "make the final run at the lr that a search recommends",
+    "evaluate": "score a trained model on held-out text and zero-shot tasks",
 }
 
 

@@ -19,9 +19,10 @@ def evaluate(scorer: Scorer, path: Path, limit: int | None) -> list[Score]:
         if not row.get("sentence_good") or not row.get("sentence_bad"):
             raise UserError(f"{where} has no sentence_good and sentence_bad: give the files that BLiMP publishes.")
         # The harness puts its space between context and continuation here too, though the context is empty.
-        pairs += [("", " " + row["sentence_good"]), ("", " " + row["sentence_bad"])]
+        pairs += [("", f" {row['sentence_good']}"), ("", f" {row['sentence_bad']}")]
         phenomena.append(row.get("linguistics_term") or row.get("UID") or "other")
     sums, _ = scorer.log_likelihoods(pairs)
-    right, kind = (sums[0::2] > sums[1::2]).astype(float), np.array(phenomena)
+    # A tie is right, as in the harness.
+    right, kind = (sums[0::2] >= sums[1::2]).astype(float), np.array(phenomena)
     parts = [mean_score(f"acc/{name}", right[kind == name]) for name in sorted(set(phenomena))]
     return [mean_score("acc", right), *(parts if len(parts) > 1 else [])]

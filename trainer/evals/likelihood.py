@@ -62,6 +62,8 @@ class Scorer:
                 greedy[i] &= exact
             done += sum(len(tokens) - 1 for _, tokens, _ in batch)
             self.progress(done, total)
+        if not np.isfinite(sums).all():
+            raise UserError("The model's probabilities are not finite: its training diverged; use another checkpoint.")
         return sums, greedy
 
     def _score(self, batch: list[tuple[int, list[int], int]], width: int) -> list[tuple[float, bool]]:

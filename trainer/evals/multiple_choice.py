@@ -1,6 +1,7 @@
 """Multiple choice by likelihood: the prompts of lm-evaluation-harness, zero-shot, on the public files of each task.
 
-The score of a choice is its summed log-probability (acc), over its characters (acc_norm) or its bytes (acc_bytes).
+A choice is as good as its summed log-probability (acc), or that over its characters (acc_norm) or bytes (acc_bytes):
+the harness's names, and the two differ only where a text is not ASCII.
 Each task takes rows as its authors publish them, or as MosaicML's llm-foundry does: query, choices, gold, or for
 WinoGrande context_options, continuation, gold.
 """
@@ -35,21 +36,24 @@ class Item:
     """The right one."""
 
 
-def evaluate(scorer: Scorer, path: Path, limit: int | None, read: Callable[[Row], Item]) -> list[Score]:
-    """Accuracies of a task whose rows `read` understands."""
+def evaluate(
+    scorer: Scorer, path: Path, limit: int | None, *, read: Callable[[Row], Item], normalised: bool = True
+) -> list[Score]:
+    """Accuracies of a task whose rows `read` understands; only the plain one unless `normalised`."""
     items = [_item(row, where, read) for where, row in rows(path, limit)]
     sums, _ = scorer.log_likelihoods([pair for item in items for pair in item.pairs])
     ends = np.cumsum([len(item.pairs) for item in items])[:-1]
-    right: dict[str, list[bool]] = {"acc": [], "acc_norm": [], "acc_bytes": []}
-    for item, values in zip(items, np.split(sums, ends), strict=True):
-        lengths = {
-            "acc": np.ones(len(values)),
-            "acc_norm": np.array([len(c) for c in item.choices]),
-            "acc_bytes": np.array([len(c.encode()) for c in item.choices]),
-        }
-        for name, length in lengths.items():
-            right[name].append(int(np.argmax(values / length)) == item.label)
-    return [mean_score(name, np.array(values, float)) for name, values in right.items()]
+    lengths: dict[str, Callable[[str], int]] = {"acc": lambda choice: 1}
+    if normalised:
+        lengths |= {"acc_norm": len, "acc_bytes": lambda choice: len(choice.encode())}
+    scores = []
+    for name, length in lengths.items():
+        right = [
+            np.argmax(values / [length(c) for c in item.choices]) == item.label
+            for item, values in zip(items, np.split(sums, ends), strict=True)
+        ]
+        scores.append(mean_score(name, np.array(right, float)))
+    return scores
 
 
 def _item(row: Row, where: str, read: Callable[[Row], Item]) -> Item:
@@ -86,8 +90,9 @@ def _exam(row: Row) -> tuple[str, list[str], int]:
         question, choices = question["stem"], question["choices"]
     if isinstance(choices, list):
         choices = {key: [c[key] for c in choices] for key in ("text", "label")}
-    assert isinstance(choices, dict)
-    return question, choices["text"], choices["label"].index(row["answerKey"].strip())
+    elif not isinstance(choices, dict):
+        raise KeyError("choices")
+    return str(question), choices["text"], choices["label"].index(row["answerKey"].strip())
 
 
 def own(row: Row) -> Item:
