@@ -8,6 +8,7 @@ import io
 import json
 import lzma
 import os
+import urllib.error
 import urllib.request
 import zipfile
 import zlib
@@ -60,6 +61,8 @@ def fetch(task: str, url: str, sha256: str, progress: Callable[[int, int], None]
             raise UserError(f"{url} is not the file hpt knows (sha256 {digest.hexdigest()}): give one with --data.")
         os.replace(partial, target)
     except (OSError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it holds the connection
         if isinstance(error, OSError) and isinstance(full := disk_error(error, target), UserError):
             raise full from None
         raise UserError(
