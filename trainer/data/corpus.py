@@ -76,7 +76,7 @@ def _read(path: Path, field: str) -> Iterator[str]:
     if name.endswith(".parquet"):
         yield from _parquet(path, field)
     elif name.endswith((".jsonl", ".jsonl.gz", ".jsonl.xz", ".jsonl.zst")):
-        with _open(path) as lines:
+        with open_text(path) as lines:
             for number, line in enumerate(lines, start=1):
                 yield _field(line, field, f"{path}, line {number}")
     elif name.endswith(".py"):
@@ -90,7 +90,7 @@ def _read(path: Path, field: str) -> Iterator[str]:
         raise UserError(f"{path} is of no kind that hpt reads: {', '.join(SUFFIXES)}.")
 
 
-def _open(path: Path) -> io.TextIOBase:
+def open_text(path: Path) -> io.TextIOBase:
     if path.name.endswith(".gz"):
         return gzip.open(path, "rt", encoding="utf-8")  # type: ignore[return-value]
     if path.name.endswith(".xz"):

@@ -1,0 +1,166 @@
+"""`python -m hpt.evaluate runs/NAME`: a trained model's scores on zero-shot tasks, in one table."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from hpt import cli
+from trainer.checkpoint import write_atomic
+from trainer.errors import UserError
+from trainer.evals import EVALUATORS, evaluate, locate
+from trainer.trained import open_trained
+
+QUIET_SECONDS = 5.0  # before progress is shown
+PLAIN_SECONDS = 15.0  # between lines where the output is not a terminal
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Evaluate a run. Results are kept in its evaluations.json, by task."""
+
+    run: tyro.conf.Positional[Path]
+    """Directory of a run of hpt.train, or a checkpoint file in one."""
+    tasks: tuple[str, ...] = ("val", "hellaswag", "lambada", "blimp")
+    """val (the run's held-out tokens, or a text given with --data), hellaswag, lambada, blimp, piqa, arc_easy,
+    arc_challenge, winogrande, copa, boolq, openbookqa, or choice (your own: query, choices, gold)."""
+    limit: int | None = None
+    """At most so many items of a task, spread evenly over its file."""
+    data: tuple[str, ...] = ()
+    """Files of tasks, as TASK=PATH: .jsonl(.gz/.xz/.zst), or a folder or .zip of them."""
+    download: bool = False
+    """Fetch missing files from where their authors publish them, into the cache."""
+    json: bool = False
+    """Print the results as JSON instead of a table."""
+
+
+def main(argv: Sequence[str]) -> int:
+    config = cli.parse(EvaluateConfig, argv, "hpt.evaluate")
+    console = Console(highlight=False, stderr=config.json)
+    check(config)
+    given = dict(_pair(text) for text in config.data)
+    trained = open_trained(config.run)
+    kept = results_path(trained.path)
+    results = read_results(kept)
+    with shown(console, "fetching") as progress:
+        paths = {task: locate(task, given.get(task), config.download, progress(task)) for task in config.tasks}
+    ours: dict[str, dict[str, Any]] = {}
+    for task, path in paths.items():
+        began = time.perf_counter()
+        with shown(console, "evaluating") as progress:
+            scores = evaluate(trained, trained.encoding, task, path, config.limit, progress=progress(task))
+        ours[task] = {
+            "step": trained.step,
+            "checkpoint": trained.path.name,
+            "data": None if path is None else str(path.resolve()),
+            "limit": config.limit,
+            "seconds": time.perf_counter() - began,
+            "scores": [asdict(s) for s in scores],
+        }
+        results |= {task: ours[task]}
+        write_atomic(kept, json.dumps(results, indent=2).encode())  # after each: what is done stays done
+    if config.json:
+        print(json.dumps(ours, indent=2))
+    else:
+        console.print(table(ours, f"{config.run} at step {trained.step:,}"))
+        console.print(f"kept in {kept}")
+    return 0
+
+
+def check(config: EvaluateConfig) -> None:
+    """UserError for tasks and flags that mean nothing."""
+    for task in (*config.tasks, *(_pair(text)[0] for text in config.data)):
+        if task not in EVALUATORS:
+            near = get_close_matches(task, EVALUATORS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(EVALUATORS)}."
+            raise UserError(f"There is no evaluation called {task!r}: {hint}")
+    if unused := [task for task, _ in map(_pair, config.data) if task not in config.tasks]:
+        raise UserError(f"--data gives a file for {unused[0]}, which is not among --tasks: add it there.")
+    if config.limit is not None and config.limit < 1:
+        raise UserError(f"--limit {config.limit} must be at least 1.")
+
+
+def _pair(text: str) -> tuple[str, Path]:
+    task, equals, path = text.partition("=")
+    if not equals or not path:
+        raise UserError(f"--data {text!r} is not of the form TASK=PATH, such as hellaswag=hellaswag_val.jsonl.")
+    return task, Path(path).expanduser()
+
+
+def results_path(checkpoint: Path) -> Path:
+    """evaluations.json of the run that a checkpoint belongs to."""
+    folder = checkpoint.parent
+    return (folder.parent if folder.name == "checkpoints" else folder) / "evaluations.json"
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """What was evaluated before, by task."""
+    try:
+        return dict(json.loads(path.read_text())) if path.exists() else {}
+    except ValueError:
+        raise UserError(f"{path} is damaged: delete it.") from None
+
+
+def table(results: dict[str, dict[str, Any]], title: str) -> Table:
+    """A row a score."""
+    out = Table(box=SIMPLE, title=title, title_justify="left")
+    for header in ("task", "metric", "value", "± standard error", "items", "seconds"):
+        out.add_column(header, justify="left" if header in ("task", "metric") else "right")
+    for task, result in results.items():
+        for i, score in enumerate(result["scores"]):
+            error = score["standard_error"]
+            out.add_row(
+                "" if i else task,
+                score["name"],
+                f"{score['value']:.4g}" if score["value"] >= 1e4 else f"{score['value']:.4f}",
+                "" if error is None else f"{error:.4f}" if error < 1e4 else f"{error:.4g}",
+                f"{score['count']:,}",
+                "" if i else f"{result['seconds']:.1f}",
+            )
+    return out
+
+
+@contextmanager
+def shown(console: Console, doing: str):
+    """Makes progress callbacks by task: nothing for QUIET_SECONDS, then a bar, or lines off a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:.0f} %"))
+    bar = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
+    began = said = time.monotonic()
+
+    def progress(task: str) -> Callable[[int, int], None]:
+        row = bar.add_task(f"{doing} {task}", total=None)
+
+        def update(done: int, total: int) -> None:
+            nonlocal said
+            now = time.monotonic()
+            bar.update(row, completed=done, total=total or None)
+            if now - began < QUIET_SECONDS:
+                return
+            if console.is_terminal:
+                bar.start()
+            elif now - said > PLAIN_SECONDS:
+                said = now
+                console.print(f"{doing} {task}: {done / total:.0%}" if total else f"{doing} {task}: {done:,} bytes")
+
+        return update
+
+    try:
+        yield progress
+    finally:
+        bar.stop()
+
+
+if __name__ == "__main__":
+    cli.run(main)

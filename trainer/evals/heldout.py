@@ -1,0 +1,69 @@
+"""Validation loss and bits per byte: on a run's own held-out tokens, or on any text."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from trainer.config import DataConfig, RunConfig
+from trainer.data import Batches, prepare
+from trainer.data.corpus import documents
+from trainer.data.tokenizer import load_tokenizer
+from trainer.errors import UserError
+from trainer.evals.likelihood import BATCH_TOKENS, Scorer, log_probabilities
+from trainer.evals.score import Score, mean_score
+
+
+def evaluate_run(scorer: Scorer, run: RunConfig, limit: int | None) -> list[Score]:
+    """On the tokens that every evaluation of the run read while it trained; `limit` sequences of them."""
+    data = prepare(run.data, vocabulary=run.model.vocabulary)
+    if load_tokenizer(data.tokenizer).token_byte_values() != scorer.encoding.token_byte_values():
+        raise UserError(
+            f"Corpus {run.data.corpus!r} has changed since this run: its tokenizer is another one. Give a text with "
+            "--data val=PATH, and compare bits per byte."
+        )
+    batches, count = Batches(data.val, run.model.context, None), run.data.val_tokens // run.model.context
+    sequences = batches.sequences(0, count if limit is None else min(limit, count))
+    return _scores(scorer, sequences, data.bytes_per_token, run.data.mask_documents)
+
+
+def evaluate_text(scorer: Scorer, path: Path, limit: int | None) -> list[Score]:
+    """On a text of any kind that a corpus may be: its documents behind each other, each behind an end-of-text.
+
+    What is left after the last whole sequence is not read. `limit` sequences from the beginning.
+    """
+    context, end = scorer.model.config.context, scorer.encoding.eot_token
+    texts = list(documents(DataConfig(corpus=str(path))))
+    tokens = np.array([t for text in texts for t in (end, *scorer.encoding.encode_ordinary(text))], np.int64)
+    bytes_per_token = sum(len(text.encode()) for text in texts) / max(1, len(tokens))
+    count = (len(tokens) - 1) // context
+    if count < 1:
+        raise UserError(f"{path} has {len(tokens)} tokens and the model reads {context + 1} at a time: give more text.")
+    starts = np.arange(count if limit is None else min(limit, count)) * context
+    return _scores(scorer, tokens[starts[:, None] + np.arange(context + 1)], bytes_per_token, mask=False)
+
+
+@torch.no_grad()
+def _scores(scorer: Scorer, sequences: np.ndarray, bytes_per_token: float, mask: bool) -> list[Score]:
+    """Of sequences [n, context + 1]. The standard error is over sequences: tokens of one text are not independent."""
+    count, context = len(sequences), sequences.shape[1] - 1
+    rows = max(1, (scorer.batch_tokens or BATCH_TOKENS.get(scorer.device.type, 4096)) // context)
+    losses = []
+    for first in range(0, count, rows):
+        batch = torch.from_numpy(sequences[first : first + rows]).to(scorer.device)
+        tokens, targets = batch[:, :-1], batch[:, 1:]
+        numbers = (tokens == scorer.encoding.eot_token).cumsum(1) if mask else None
+        features = scorer.model.features(tokens, numbers).flatten(0, 1)
+        values, _ = log_probabilities(scorer.model, features, targets.flatten())
+        losses.append(-values.view(len(batch), context).double().mean(1).cpu().numpy())
+        scorer.progress(min(first + rows, count) * context, count * context)
+    loss = mean_score("loss", np.concatenate(losses))
+    if not math.isfinite(loss.value):
+        raise UserError("The model's loss is not finite: its training diverged; use another checkpoint.")
+    bits = 1 / math.log(2) / bytes_per_token
+    error = None if loss.standard_error is None else loss.standard_error * bits
+    return [loss, replace(loss, name="bits_per_byte", value=loss.value * bits, standard_error=error)]

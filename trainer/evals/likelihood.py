@@ -1,0 +1,122 @@
+"""Log-likelihoods of continuations, by the method that EleutherAI's lm-evaluation-harness publishes.
+
+A (context, continuation) pair is encoded whole; what lies behind the context's own tokens is the continuation. The
+last context + 1 tokens are kept, and the model reads all of them but the last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import tiktoken
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainer.errors import UserError
+from trainer.model import Transformer
+
+BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
+LOGIT_BYTES = {"cpu": 16 * 2**20, "cuda": 2**30}  # fp32, held at a time
+
+
+def silent(done: int, total: int) -> None:
+    """A progress callback that says nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scorer:
+    """A model and its tokenizer, asked for likelihoods."""
+
+    model: Transformer
+    encoding: tiktoken.Encoding
+    batch_tokens: int | None = None
+    """Tokens a forward pass, padding included; a longer sequence goes alone. None: what suits the device."""
+    progress: Callable[[int, int], None] = field(default=silent)
+    """Called after each batch with the tokens done and the tokens of all."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.embedding.weight.device
+
+    def log_likelihoods(self, pairs: Sequence[tuple[str, str]]) -> tuple[np.ndarray, np.ndarray]:
+        """Of n (context, continuation) pairs: summed log-probabilities [n] in nats, and [n] whether the continuation
+        is what greedy decoding would give."""
+        return self.of_tokens([encode_pair(self.encoding, *pair) for pair in pairs])
+
+    @torch.no_grad()
+    def of_tokens(self, pairs: Sequence[tuple[list[int], list[int]]]) -> tuple[np.ndarray, np.ndarray]:
+        """The same of token ids. The order of the pairs and the size of a batch change nothing but rounding."""
+        windows = [(i, *w) for i, pair in enumerate(pairs) for w in cut(*pair, self.model.config.context)]
+        windows.sort(key=lambda w: -len(w[1]))  # the longest first: if memory runs out, at once
+        total, done = sum(len(tokens) - 1 for _, tokens, _ in windows), 0
+        sums, greedy = np.zeros(len(pairs)), np.ones(len(pairs), bool)
+        while windows:
+            width = len(windows[0][1]) - 1
+            rows = max(1, (self.batch_tokens or BATCH_TOKENS.get(self.device.type, 4096)) // width)
+            batch, windows = windows[:rows], windows[rows:]
+            for (i, _, _), (value, exact) in zip(batch, self._score(batch, width), strict=True):
+                sums[i] += value
+                greedy[i] &= exact
+            done += sum(len(tokens) - 1 for _, tokens, _ in batch)
+            self.progress(done, total)
+        if not np.isfinite(sums).all():
+            raise UserError("The model's probabilities are not finite: its training diverged; use another checkpoint.")
+        return sums, greedy
+
+    def _score(self, batch: list[tuple[int, list[int], int]], width: int) -> list[tuple[float, bool]]:
+        """Of windows that fit `width`: (sum of log-probabilities, greedy) over the last `count` tokens of each."""
+        inputs, asked = np.zeros((len(batch), width), np.int64), np.zeros((len(batch), width), bool)
+        targets = []
+        for row, (_, tokens, count) in enumerate(batch):
+            length = len(tokens) - 1
+            inputs[row, :length] = tokens[:-1]  # zeros behind: attention is causal, nothing looks at them
+            asked[row, length - count : length] = True
+            targets += tokens[-count:]
+        features = self.model.features(torch.from_numpy(inputs).to(self.device))
+        chosen = features[torch.from_numpy(asked).to(self.device)]
+        values, exact = log_probabilities(self.model, chosen, torch.tensor(targets, device=self.device))
+        ends = np.cumsum([count for *_, count in batch])[:-1]
+        parts = zip(np.split(values.double().cpu().numpy(), ends), np.split(exact.cpu().numpy(), ends), strict=True)
+        return [(float(v.sum()), bool(e.all())) for v, e in parts]
+
+
+def log_probabilities(model: Transformer, features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Of features [n, C] and targets [n]: log softmax at the target [n] in nats, and whether the target is the
+    likeliest token [n]. The head runs in fp32 whatever the autocast, and only by chunks: no [n, V] ever exists."""
+    weight, values, exact = model.head_weight.float(), [], []
+    chunk = max(1, LOGIT_BYTES.get(features.device.type, 2**28) // (4 * len(weight)))
+    with torch.autocast(features.device.type, enabled=False):
+        for x, wanted in zip(features.split(chunk), targets.split(chunk), strict=True):
+            logits = F.linear(x.float(), weight) * model.scales.logits
+            at = logits.gather(1, wanted[:, None])[:, 0]
+            values.append(at - logits.logsumexp(1))
+            exact.append(logits.argmax(1) == wanted)
+    return torch.cat(values), torch.cat(exact)
+
+
+def encode_pair(encoding: tiktoken.Encoding, context: str, continuation: str) -> tuple[list[int], list[int]]:
+    """Token ids of context and continuation. Spaces that end the context move to the continuation, where byte-pair
+    tokenizers want them; an empty context is end-of-text."""
+    stem = context.rstrip()
+    whole = encoding.encode_ordinary(context + continuation)
+    before = encoding.encode_ordinary(stem)
+    after = whole[len(before) :]
+    if not after:
+        raise UserError(f"The continuation {continuation!r} of {context[-40:]!r} is empty: mend the evaluation's file.")
+    return before or [encoding.eot_token], after
+
+
+def cut(context: list[int], continuation: list[int], size: int) -> list[tuple[list[int], int]]:
+    """Windows of at most size + 1 tokens, with how many of the last ones each scores; together all the continuation.
+
+    More than one only where the continuation is longer than the model's context, which the harness refuses.
+    """
+    whole, start = context + continuation, len(context)
+    result = []
+    for first in range(start, len(whole), size):
+        end = min(first + size, len(whole))
+        result.append((whole[max(0, end - size - 1) : end], end - first))
+    return result
