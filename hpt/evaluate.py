@@ -114,16 +114,16 @@ def read_results(path: Path) -> dict[str, Any]:
 
 
 def table(results: dict[str, dict[str, Any]], title: str) -> Table:
-    """A row a score."""
+    """A row a score, with its standard error behind the ±."""
     out = Table(box=SIMPLE, title=title, title_justify="left")
-    for header in ("task", "metric", "value", "± standard error", "items", "seconds"):
+    for header in ("task", "metric", "value", "±", "items", "seconds"):
         out.add_column(header, justify="left" if header in ("task", "metric") else "right")
     for task, result in results.items():
         for i, score in enumerate(result["scores"]):
             error = score["standard_error"]
             out.add_row(
                 "" if i else task,
-                score["name"],
+                score["name"].replace("acc/", "· "),
                 f"{score['value']:.4g}" if score["value"] >= 1e4 else f"{score['value']:.4f}",
                 "" if error is None else f"{error:.4f}" if error < 1e4 else f"{error:.4g}",
                 f"{score['count']:,}",
@@ -159,7 +159,8 @@ def shown(console: Console, doing: str):
     try:
         yield progress
     finally:
-        bar.stop()
+        if bar.live.is_started:
+            bar.stop()
 
 
 if __name__ == "__main__":

@@ -219,6 +219,7 @@ def test_prompts_of_authors_and_of_llm_foundry_are_one() -> None:
     premise = {"premise": "The man turned on the faucet.", "question": "effect", "label": 1}
     row = {**premise, "choice1": "The toilet filled with water.", "choice2": "Water flowed."}
     choices = ["the toilet filled with water.", "water flowed."]
+    assert copa(row).pairs[0] == ("The man turned on the faucet therefore", "  the toilet filled with water.")
     assert copa(row) == copa({"query": "The man turned on the faucet, therefore", "choices": choices, "gold": 1})
     row = {"sentence": "Ann met Bo so _ left early.", "option1": "Ann", "option2": "Bo", "answer": "2"}
     contexts = ["Ann met Bo so Ann", "Ann met Bo so Bo"]

@@ -19,7 +19,7 @@ from trainer.errors import UserError
 from trainer.model import Transformer
 
 BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
-LOGIT_BYTES = {"cpu": 16 * 2**20, "cuda": 2**30}  # fp32, held at a time
+LOGIT_BYTES = {"cpu": 4 * 2**20, "cuda": 2**30}  # fp32, held at a time
 
 
 def silent(done: int, total: int) -> None:
@@ -91,9 +91,11 @@ def log_probabilities(model: Transformer, features: Tensor, targets: Tensor) -> 
     with torch.autocast(features.device.type, enabled=False):
         for x, wanted in zip(features.split(chunk), targets.split(chunk), strict=True):
             logits = F.linear(x.float(), weight) * model.scales.logits
-            at = logits.gather(1, wanted[:, None])[:, 0]
-            values.append(at - logits.logsumexp(1))
-            exact.append(logits.argmax(1) == wanted)
+            at = logits.gather(1, wanted[:, None])
+            top, likeliest = logits.max(1, keepdim=True)
+            logits -= top
+            values.append((at - top - logits.exp_().sum(1, keepdim=True).log())[:, 0])
+            exact.append(likeliest[:, 0] == wanted)
     return torch.cat(values), torch.cat(exact)
 
 
