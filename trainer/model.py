@@ -26,6 +26,32 @@ def make_norm(model: ModelConfig) -> nn.Module:
     return nn.LayerNorm(model.width, eps=model.norm_eps, bias=model.bias)
 
 
+class LayerCache:
+    """Keys and values [B, K, T, E] of one layer, room for a whole context."""
+
+    def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
+        self.k, self.v, self.length = torch.zeros(shape, device=device), torch.zeros(shape, device=device), 0
+
+    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Append k and v; returns all of both so far."""
+        end = self.length + k.shape[2]
+        self.k[:, :, self.length : end], self.v[:, :, self.length : end] = k, v
+        self.length = end
+        return self.k[:, :, :end].to(k.dtype), self.v[:, :, :end].to(v.dtype)
+
+
+class KVCache:
+    """Of all layers, for generating `batch` texts at a time."""
+
+    def __init__(self, model: ModelConfig, batch: int, device: torch.device) -> None:
+        shape = (batch, model.n_kv_heads, model.context, model.head_dim)
+        self.layers = [LayerCache(shape, device) for _ in range(model.depth)]
+
+    @property
+    def length(self) -> int:
+        return self.layers[0].length
+
+
 class Attention(nn.Module):
     """Causal self-attention with grouped key/value heads."""
 
@@ -36,19 +62,22 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(model.width, (model.heads + 2 * self.kv_heads) * self.head_dim, bias=model.bias)
         self.out = nn.Linear(model.width, model.width, bias=model.bias)
 
-    def forward(self, x: Tensor, rope: Tensor | None, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, rope: Tensor | None, mask: Tensor | None, cache: LayerCache | None = None) -> Tensor:
         batch, time, width = x.shape
         heads = self.qkv(x).view(batch, time, self.heads + 2 * self.kv_heads, self.head_dim).transpose(1, 2)
         q, k, v = heads.split([self.heads, self.kv_heads, self.kv_heads], dim=1)  # B H|K T E
         if rope is not None:
             q, k = rotate(q, rope), rotate(k, rope)
+        causal = mask is None and time > 1
+        if cache is not None:
+            k, v = cache.extend(k, v)
         if self.kv_heads != self.heads:
             k, v = (t.repeat_interleave(self.heads // self.kv_heads, dim=1) for t in (k, v))
         fp32 = x.device.type == "cpu" and time <= FP32_ATTENTION
         if fp32:
             q, k, v = q.float(), k.float(), v.float()
         with torch.autocast(x.device.type, enabled=False) if fp32 else nullcontext():
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=self.scale)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=self.scale)
         return self.out(y.transpose(1, 2).reshape(batch, time, width))
 
 
@@ -74,8 +103,8 @@ class Block(nn.Module):
         self.norm2, self.feed_forward = make_norm(model), FeedForward(model)
         self.residual = forward.residual
 
-    def forward(self, x: Tensor, rope: Tensor | None, mask: Tensor | None) -> Tensor:
-        x = torch.add(x, self.attention(self.norm1(x), rope, mask), alpha=self.residual)
+    def forward(self, x: Tensor, rope: Tensor | None, mask: Tensor | None, cache: LayerCache | None = None) -> Tensor:
+        x = torch.add(x, self.attention(self.norm1(x), rope, mask, cache), alpha=self.residual)
         return torch.add(x, self.feed_forward(self.norm2(x)), alpha=self.residual)
 
 
@@ -118,17 +147,21 @@ class Transformer(nn.Module):
     def head_weight(self) -> Tensor:
         return self.embedding.weight if self.head is None else self.head.weight
 
-    def features(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
-        """tokens [B, T] -> normalised residual stream [B, T, C]."""
-        time = tokens.shape[1]
+    def features(self, tokens: Tensor, documents: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
+        """tokens [B, T] -> normalised residual stream [B, T, C].
+
+        With a cache, the tokens follow those it has seen: any number into an empty one, then one at a time.
+        """
+        start = cache.length if cache else 0
+        place = slice(start, start + tokens.shape[1])
         x, rope = self.embedding(tokens), None
         if self.positions is not None:
-            x = x + self.positions.weight[:time]
+            x = x + self.positions.weight[place]
         else:
-            rope = self.rope[:, :time]
+            rope = self.rope[:, place]
         mask = None if documents is None else document_mask(documents)
-        for block in self.blocks:
-            x = block(x, rope, mask)
+        for i, block in enumerate(self.blocks):
+            x = block(x, rope, mask, cache.layers[i] if cache else None)
         return self.norm(x)
 
 
