@@ -13,6 +13,8 @@ COMMANDS = {
     "regret": "judge a search's answer by a dense grid at the same target",
     "mup": "check that a parametrisation transfers: activations, and lr sweeps, over widths",
     "train": "make the final run at the lr that a search recommends",
+    "generate": "let a trained model write",
+    "convert": "export a trained model to transformers or llm.c, or bring one in",
     "evaluate": "score a trained model on held-out text and zero-shot tasks",
 }
 

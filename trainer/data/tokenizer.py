@@ -67,7 +67,7 @@ def train_tokenizer(texts: Iterable[str], size: int, path: Path) -> tokenizers.T
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=size - 1, initial_alphabet=alphabet, show_progress=False)
     trained.train_from_iterator(texts, trainer)
-    byte_of = {character: byte for byte, character in _byte_characters().items()}
+    byte_of = {character: byte for byte, character in byte_characters().items()}
     ranks = {
         base64.b64encode(bytes(byte_of[c] for c in token)).decode(): rank
         for token, rank in sorted(trained.get_vocab().items(), key=lambda item: item[1])
@@ -77,7 +77,7 @@ def train_tokenizer(texts: Iterable[str], size: int, path: Path) -> tokenizers.T
     return trained
 
 
-def _byte_characters() -> dict[int, str]:
+def byte_characters() -> dict[int, str]:
     """The printable character that byte-level BPE writes for each byte (GPT-2's encoder.py: bytes_to_unicode)."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [b for b in range(256) if b not in printable]

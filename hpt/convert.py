@@ -1,0 +1,65 @@
+"""`python -m hpt.convert`: models leave for transformers or llm.c, and come from there."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from hpt import cli
+from hpt.screen import short
+from trainer.counts import parameters
+from trainer.errors import UserError
+from trainer.exchange import FORMATS, come, leave, settle
+from trainer.trained import open_trained
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConvertConfig:
+    """Read a model in any format that is known, write it in another."""
+
+    source: tyro.conf.Positional[Path]
+    """A run of hpt.train or a checkpoint file in one, a folder of transformers, llm.c's model_*.bin, or a .pt file."""
+    out: tyro.conf.Positional[Path]
+    """File or folder to write."""
+    to: str
+    """hf (a folder for transformers), llmc, llmc-bf16 (model_*.bin), pt (a file of plain tensors), or hpt (a run)."""
+    tokenizer: str | None = None
+    """Of a model that comes without one: a name such as gpt2, or a run's tokenizer.json."""
+
+
+def main(argv: Sequence[str]) -> int:
+    config = cli.parse(ConvertConfig, argv, "hpt.convert")
+    if config.to not in (*FORMATS, "hpt"):
+        near = difflib.get_close_matches(config.to, [*FORMATS, "hpt"], n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join([*FORMATS, 'hpt'])}."
+        raise UserError(f"There is no format {config.to!r}: {hint}")
+    if not config.source.exists():
+        raise UserError(f"There is no {config.source}.")
+    if config.out.exists() and (config.out.is_file() or any(config.out.iterdir())):
+        raise UserError(f"{config.out} exists already: choose another place, or remove it.")
+    if config.to == "hpt":
+        plain = come(config.source)
+        if (given := config.tokenizer) is not None and given.endswith(".json"):
+            plain = replace(plain, tokenizer_file=Path(given).read_bytes())
+        elif given is not None:
+            plain = replace(plain, run=replace(plain.run, data=replace(plain.run.data, tokenizer=given)))
+        settle(plain, config.out)
+        run = plain.run
+    elif (config.source / "checkpoints").is_dir() or config.source.suffix == ".safetensors":
+        trained = open_trained(config.source)
+        leave(trained, config.to, config.out)
+        run = trained.run
+    else:
+        raise UserError(f"{config.source} is not a run of hpt: bring it in first with --to hpt, then convert the run.")
+    size = short(parameters(run.model).total)
+    Console(highlight=False).print(f"{size} parameters written as {config.to} to {config.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

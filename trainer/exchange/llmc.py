@@ -1,0 +1,95 @@
+"""llm.c's model_%08d.bin: 256 int32 of header, then the tensors of GPT-2, each stacked over the layers.
+
+Header: magic 20240326, version (3 fp32, 5 bf16), context, vocabulary, layers, heads, channels, padded vocabulary
+(karpathy/llm.c, train_gpt2.py and train_gpt2.cu).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainer.checkpoint import write_atomic
+from trainer.config import DataConfig, ModelConfig, RunConfig
+from trainer.errors import UserError
+from trainer.exchange.plain import Plain
+
+MAGIC = 20240326
+VERSIONS = {3: torch.float32, 5: torch.bfloat16}
+LAYER = (
+    "norm1.weight", "norm1.bias", "attention.qkv.weight", "attention.qkv.bias", "attention.out.weight",
+    "attention.out.bias", "norm2.weight", "norm2.bias", "feed_forward.up.weight", "feed_forward.up.bias",
+    "feed_forward.down.weight", "feed_forward.down.bias",
+)  # fmt: skip
+
+
+def found(path: Path) -> bool:
+    if not path.is_file() or path.suffix != ".bin":
+        return False
+    with path.open("rb") as file:
+        return int.from_bytes(file.read(4), "little") == MAGIC
+
+
+def write(plain: Plain, path: Path, version: int = 3) -> None:
+    model, tensors = plain.run.model, plain.tensors
+    plain_gpt2 = (model.positions, model.norm, model.activation, model.bias, model.tied)
+    if plain_gpt2 != ("learned", "layernorm", "gelu", True, True) or model.hidden != 4 * model.width:
+        raise UserError("llm.c knows GPT-2 only (learned positions, biases, tied embedding): use --to hf or --to pt.")
+    if model.n_kv_heads != model.heads:
+        raise UserError("llm.c has no grouped key/value heads: use --to pt.")
+    used = plain.encoding.n_vocab if plain.encoding else min(model.vocabulary, 50257)
+    padded = -(-model.vocabulary // 128) * 128
+    header = np.zeros(256, "<i4")
+    header[:8] = MAGIC, version, model.context, used, model.depth, model.heads, model.width, padded
+    embedding = torch.zeros(padded, model.width)
+    embedding[: model.vocabulary] = tensors["embedding.weight"]
+    parts = [embedding, tensors["positions.weight"]]
+    parts += [torch.stack([tensors[f"blocks.{i}.{name}"] for i in range(model.depth)]) for name in LAYER]
+    parts += [tensors["norm.weight"], tensors["norm.bias"]]
+    write_atomic(path, header.tobytes() + b"".join(_bytes(part, VERSIONS[version]) for part in parts))
+
+
+def write_bf16(plain: Plain, path: Path) -> None:
+    write(plain, path, version=5)
+
+
+def _bytes(tensor: Tensor, dtype: torch.dtype) -> bytes:
+    return tensor.to(dtype).contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def read(path: Path) -> Plain:
+    content = path.read_bytes()
+    header = np.frombuffer(content[:1024], "<i4")
+    version, context, used, depth, heads, width, padded = map(int, header[1:8])
+    if version not in VERSIONS:
+        raise UserError(f"{path} is of version {version}: hpt reads llm.c's 3 (fp32) and 5 (bf16).")
+    model = ModelConfig(depth=depth, width=width, heads=heads, context=context, vocabulary=padded)
+    shapes = _shapes(model)
+    flat = torch.frombuffer(bytearray(content[1024:]), dtype=VERSIONS[version]).float()
+    expected = sum(int(np.prod(shape)) for _, shape in shapes)
+    if len(flat) != expected:
+        raise UserError(
+            f"{path} is cut short or damaged: it holds {len(flat):,} numbers and its header says {expected:,}."
+        )
+    tensors, at = dict[str, Tensor](), 0
+    for name, shape in shapes:
+        part = flat[at : (at := at + int(np.prod(shape)))].view(shape)
+        if "{}" in name:
+            tensors |= {name.format(i): part[i].clone() for i in range(depth)}
+        else:
+            tensors[name] = part.clone()
+    step = path.stem.rpartition("_")[2]
+    data = DataConfig(tokenizer="gpt2" if used == 50257 else "unknown")
+    run = RunConfig(model=model, data=data, tokens=context, batch=context, lr=1e-4)
+    return Plain(run=run, tensors=tensors, step=int(step) if step.isdigit() else 0)
+
+
+def _shapes(model: ModelConfig) -> list[tuple[str, tuple[int, ...]]]:
+    c, depth = model.width, model.depth
+    sizes = ((c,), (c,), (3 * c, c), (3 * c,), (c, c), (c,), (c,), (c,), (4 * c, c), (4 * c,), (c, 4 * c), (c,))
+    layers = [(f"blocks.{{}}.{name}", (depth, *size)) for name, size in zip(LAYER, sizes, strict=True)]
+    first = [("embedding.weight", (model.vocabulary, c)), ("positions.weight", (model.context, c))]
+    return [*first, *layers, ("norm.weight", (c,)), ("norm.bias", (c,))]
