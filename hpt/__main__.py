@@ -14,6 +14,7 @@ COMMANDS = {
     "mup": "check that a parametrisation transfers: activations, and lr sweeps, over widths",
     "train": "make the final run at the lr that a search recommends",
     "generate": "let a trained model write",
+    "merge": "average or ensemble runs grown from one seed checkpoint",
     "convert": "export a trained model to transformers or llm.c, or bring one in",
     "evaluate": "score a trained model on held-out text and zero-shot tasks",
 }

@@ -74,7 +74,7 @@ class Follower:
         now = time.monotonic()
         if text := row.get("sample"):
             self.samples.append(f"--- step {row['step']:,}\n{text}\n")
-            self.console.print(f"[dim]{text}[/dim]")
+            self.console.print(text, style="dim", markup=False)
         if now - self.mirrored > MIRROR_SECONDS:
             self.mirror.rows(self.unsent)
             self.unsent, self.mirrored = [], now

@@ -14,8 +14,10 @@ import torch
 from trainer.checkpoint import unpack
 from trainer.config import RunConfig, to_dict
 from trainer.data import Prepared
+from trainer.data.tokenizer import load_tokenizer
 from trainer.devices import pick_device
 from trainer.errors import UserError
+from trainer.generate import sample_text
 from trainer.loop import Report, Training
 from trainer.memory import micro_batch
 from trainer.parallel import Parallel
@@ -23,6 +25,7 @@ from trainer.saver import Saver
 from trainer.storage import Store
 
 ROWS = 1000  # of the log that a checkpoint carries: longer runs log less often
+SAMPLE_TOKENS = 48
 Row = dict[str, Any]
 
 
@@ -48,7 +51,7 @@ class Plan:
     start_step: int = 0
     """Where in the schedule and the data the run starts; with `init_from` the optimiser's moments come along too."""
     samples: int = 0
-    """Samples of text to write with each validation."""
+    """Samples of text to write with each validation; none of a sharded model."""
     shard: bool = False
     """Split parameters and optimiser over the workers (fully_shard)."""
     compile: bool | None = None
@@ -62,12 +65,13 @@ def final(
     parallel: Parallel | None = None,
     device: torch.device | None = None,
     say: Callable[[str], None] = lambda text: None,
-    sample: Callable[[Training], str] | None = None,
     started: Callable[[Training], None] = lambda training: None,
 ) -> Iterator[Row]:
     """Train, from the newest whole checkpoint if there is one. Yields rows of the log, on every worker alike; the
     last has another status than "running". Checkpoints carry the log, so it is whole however often it was resumed."""
     workers, device = parallel or Parallel(), device or pick_device()
+    if plan.samples and plan.shard:
+        raise UserError("A sharded model cannot be sampled while it trains: leave --samples out.")
     run = replace(plan.run, micro_batch=_fitting(plan, workers, device))
     if run.batch // run.model.context < workers.size:
         raise UserError(
@@ -89,12 +93,21 @@ def final(
             reason = f"{since} validations brought no lower loss than {best:.4f}"
             report = replace(report, status="stopped", reason=reason)
         row = keeper.row(report)
-        if sample is not None and report.val_loss is not None and plan.samples:
-            row["sample"] = sample(training)
+        if plan.samples and report.val_loss is not None and workers.rank == 0:
+            row["sample"] = _sample(training, data, plan.samples)
         yield row
         keeper.after(report)
         if report.status != "running":
             return
+
+
+def _sample(training: Training, data: Prepared, samples: int) -> str:
+    encoding = load_tokenizer(data.tokenizer)
+    training.model.eval()
+    with training.autocast:
+        text = sample_text(training.model, encoding, samples=samples, max_tokens=SAMPLE_TOKENS)
+    training.model.train()
+    return text
 
 
 def _fitting(plan: Plan, workers: Parallel, device: torch.device) -> int:
