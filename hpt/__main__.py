@@ -7,6 +7,7 @@ import runpy
 import sys
 
 COMMANDS = {
+    "data": "fetch public corpora, look into any",
     "search": "find the peak lr of a run with cheap proxies, for no more than a budget",
     "compare": "race strategies on a recorded sweep: regret against cost",
     "cost": "what runs would cost here, from 20 timed steps",

@@ -16,6 +16,7 @@ import pyarrow.parquet
 import zstandard
 
 from trainer.config import DataConfig
+from trainer.data.fetch import CORPORA, corpus_folder
 from trainer.errors import UserError
 
 SUFFIXES = (".txt", ".md", ".jsonl", ".jsonl.gz", ".jsonl.xz", ".jsonl.zst", ".parquet")
@@ -37,10 +38,14 @@ def corpus_files(data: DataConfig) -> list[Path]:
         root = Path(sysconfig.get_path("stdlib"))
         return sorted(p for p in root.rglob("*.py") if not SKIPPED & set(p.relative_to(root).parts))
     path = Path(data.corpus).expanduser()
+    if data.corpus in CORPORA and not path.exists():
+        path = corpus_folder(data.corpus)
+        if not path.is_dir():
+            raise UserError(f"Corpus {data.corpus!r} is not here yet: python -m hpt.data get {data.corpus} --tokens N.")
     if path.is_file():
         files = [path]
     elif path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file() and _readable(p))
+        files = sorted(p for p in path.rglob("*") if p.is_file() and _readable(p) and ".cache" not in p.parts)
     else:
         files = sorted(Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file())
     if not files:

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 import tiktoken
 from filelock import FileLock
 
 from trainer.checkpoint import write_atomic
 from trainer.config import DataConfig
 from trainer.data.corpus import corpus_files, documents, held_out_rank
+from trainer.data.folders import cache_dir as cache_dir
 from trainer.data.shards import read_shard, write_shard
 from trainer.data.tokenizer import END_OF_TEXT, bpe_size, load_tokenizer, train_tokenizer
 from trainer.errors import UserError
@@ -45,11 +45,6 @@ class Prepared:
     """Stands before each document."""
     bytes_per_token: float
     """Of the held-out tokens that evaluations read: nats a token / ln 2 / this = bits a byte."""
-
-
-def cache_dir() -> Path:
-    """HPT_CACHE_DIR, else the user's cache directory."""
-    return Path(os.environ.get("HPT_CACHE_DIR") or platformdirs.user_cache_dir("hpt"))
 
 
 def prepare(

@@ -1,0 +1,127 @@
+"""Fetching public corpora from a hub on loopback; looking into a corpus."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hpt import data
+from trainer.config import DataConfig
+from trainer.data import prepare
+from trainer.data.fetch import wanted
+from trainer.data.shards import read_shard, write_shard
+from trainer.errors import UserError
+
+FILES: dict[str, bytes] = {}
+ASKED: list[tuple[str, str]] = []
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the hub's protocol as fetching a file needs: metadata in the headers, ranges."""
+
+    def do_HEAD(self) -> None:
+        self.answer(body=False)
+
+    def do_GET(self) -> None:
+        self.answer(body=True)
+
+    def answer(self, body: bool) -> None:
+        name = self.path.rpartition("/")[2]
+        ASKED.append((self.command, name))
+        if name not in FILES:
+            self.send_response(404)
+            self.send_header("X-Error-Code", "EntryNotFound")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        content, published = FILES[name], FILES.get(f"published {name}", FILES[name])
+        first = int(self.headers.get("Range", "bytes=0-")[6:].split("-")[0])
+        self.send_response(206 if first else 200)
+        self.send_header("ETag", f'"{hashlib.sha256(published).hexdigest()}"')
+        self.send_header("X-Repo-Commit", "c" * 40)
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(len(content) - first))
+        self.end_headers()
+        if body:
+            self.wfile.write(content[first:])
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """Serves two small shards under the real names."""
+    for name, seed in (("fineweb_val_000000.bin", 0), ("fineweb_train_000001.bin", 1)):
+        write_shard(tmp_path / name, [np.random.default_rng(seed).integers(0, 50257, 3000)], 50257)
+        FILES[name] = (tmp_path / name).read_bytes()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("HPT_CACHE_DIR", str(tmp_path / "cache"))
+    yield tmp_path
+    server.shutdown()
+    server.server_close()
+    FILES.clear()
+    ASKED.clear()
+
+
+def test_a_named_corpus_is_fetched_and_found(hub: Path, shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(shared / "tiktoken"))
+    config = DataConfig(corpus="fineweb10b", tokenizer="gpt2", val_tokens=512)
+    with pytest.raises(UserError, match="python -m hpt.data get fineweb10b"):
+        prepare(config)
+    assert data.main(["get", "fineweb10b", "--tokens", "1e8"]) == 0
+    prepared = prepare(config)
+    assert (prepared.train_tokens, prepared.val_tokens, len(prepared.train)) == (3000, 3000, 1)
+    ASKED.clear()
+    assert data.main(["get", "fineweb10b", "--tokens", "1e8"]) == 0
+    assert not ASKED  # what is there and whole is not asked for again
+
+
+def test_a_damaged_shard_is_fetched_again(hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = hub / "out"
+    assert data.main(["get", "fineweb10b", "--shards", "1", "--out", str(out)]) == 0
+    shard = out / "fineweb_train_000001.bin"
+    shard.write_bytes(shard.read_bytes()[:-100])
+    assert data.main(["get", "fineweb10b", "--shards", "1", "--out", str(out)]) == 0
+    assert "truncated or damaged" in " ".join(capsys.readouterr().out.split())
+    assert len(read_shard(shard)) == 3000
+
+
+def test_what_arrives_wrong_is_not_kept(hub: Path) -> None:
+    name, out = "fineweb_train_000001.bin", hub / "out"
+    flipped = bytearray(FILES[name])
+    flipped[-1] ^= 1
+    FILES[f"published {name}"], FILES[name] = FILES[name], bytes(flipped)
+    with pytest.raises(UserError, match="checksum is not the published one"):
+        data.main(["get", "fineweb10b", "--shards", "1", "--out", str(out)])
+    assert not (out / name).exists() and (out / "fineweb_val_000000.bin").exists()
+    del FILES[name]
+    with pytest.raises(UserError, match="has no file fineweb_train_000001.bin any more"):
+        data.main(["get", "fineweb10b", "--shards", "1", "--out", str(out)])
+
+
+def test_only_as_many_shards_as_a_run_needs() -> None:
+    assert wanted("fineweb10b", 2.5e9, None)[-1] == "fineweb_train_000025.bin"
+    assert len(wanted("fineweb10b", 2.5e9 + 1, None)) == 1 + 26
+    assert len(wanted("fineweb10b", None, None)) == 1 + 103
+    assert wanted("tinystories", 1e6, None)[0].endswith("valid.txt")
+    for tokens, shards in ((1e12, None), (None, 0), (None, 104)):
+        with pytest.raises(UserError, match="has 103 training shards"):
+            wanted("fineweb10b", tokens, shards)
+    with pytest.raises(UserError, match="did you mean fineweb10b"):
+        data.main(["get", "finweb10b"])
+
+
+def test_inspect(capsys: pytest.CaptureFixture[str]) -> None:
+    assert data.main(["inspect", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["vocabulary"] == 4096 and found["training tokens"] > 1e6 and 2 < found["bytes a token"] < 5

@@ -1,0 +1,13 @@
+"""Where prepared data, corpora and evaluation files are kept."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+
+def cache_dir() -> Path:
+    """HPT_CACHE_DIR, else the user's cache directory."""
+    return Path(os.environ.get("HPT_CACHE_DIR") or platformdirs.user_cache_dir("hpt"))
