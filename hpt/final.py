@@ -90,6 +90,7 @@ class Follower:
             left = (row["seconds"] - first["seconds"]) / (row["step"] - first["step"]) * (run.steps - row["step"])
         val = next((r["val_loss"] for r in reversed(self.rows) if r["val_loss"] is not None), None)
         shown = "" if val is None else f", validation {val:.4f}"
+        shown += "".join(f", {name} {value:.3f}" for name, value in row.get("scores", {}).items())
         line = f"step {row['step']:,}/{run.steps:,}: loss {row['train_loss']:.4f}{shown}, {short(speed)} tokens/s"
         return f"{line}, {duration(left)} left"
 
@@ -110,6 +111,7 @@ class Follower:
             "train_curve": [(r["tokens"], r["train_loss"]) for r in log if r["train_loss"] is not None],
             "lr_curve": [(r["tokens"], r["lr"]) for r in log],
             "grad_norm_curve": [(r["tokens"], r["grad_norm"]) for r in log if r["grad_norm"] is not None],
+            "scores": [(r["tokens"], r["scores"]) for r in log if r.get("scores")],
             "checkpoint": self.newest() or "",
         }
         self.store.write("result.json", json.dumps(result).encode())

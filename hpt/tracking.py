@@ -232,6 +232,7 @@ class _FinalWriter:
             for name in shown
             if row.get(name) is not None and math.isfinite(row[name])
         ]
+        values += [Metric(k, v, 0, row["tokens"]) for row in rows for k, v in row.get("scores", {}).items()]
         for start in range(0, len(values), 1000):  # MLflow's limit of a batch
             self.client.log_batch(self.run_id, values[start : start + 1000])
 

@@ -21,6 +21,7 @@ from search.store import SearchDir
 from trainer.config import RunConfig, from_dict, override, to_dict
 from trainer.data import Prepared, check_enough, prepare
 from trainer.errors import UserError
+from trainer.evals import EVALUATORS
 from trainer.final import Plan
 from trainer.presets import preset
 from trainer.storage import Store
@@ -58,6 +59,10 @@ class TrainConfig:
     """Stop after so many validations without a new lowest loss."""
     samples: int = 0
     """Texts to generate at each validation."""
+    tasks: tuple[str, ...] = ()
+    """Zero-shot tasks to score at each validation, such as hellaswag; see hpt.evaluate for names and files."""
+    task_limit: int = 500
+    """Items of each task."""
     save_minutes: float = 5.0
     """Between checkpoints."""
     keep: int = 3
@@ -125,6 +130,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def make_plan(config: TrainConfig, run: RunConfig, out: str) -> Plan:
+    if unknown := [task for task in config.tasks if task not in EVALUATORS]:
+        raise UserError(f"There is no evaluation called {unknown[0]!r}: choose from {', '.join(EVALUATORS)}.")
     return Plan(
         run=run,
         store=out if "://" in out else str(Path(out).absolute()),
@@ -136,6 +143,8 @@ def make_plan(config: TrainConfig, run: RunConfig, out: str) -> Plan:
         init_from=config.init_from,
         start_step=config.start_step,
         samples=config.samples,
+        tasks=config.tasks,
+        task_limit=config.task_limit,
         shard=config.shard,
         compile=config.compile,
     )

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from trainer.data import Prepared
 from trainer.data.tokenizer import load_tokenizer
 from trainer.devices import pick_device
 from trainer.errors import UserError
+from trainer.evals import evaluate, locate
 from trainer.generate import sample_text
 from trainer.loop import Report, Training
 from trainer.memory import micro_batch
@@ -52,6 +54,10 @@ class Plan:
     """Where in the schedule and the data the run starts; with `init_from` the optimiser's moments come along too."""
     samples: int = 0
     """Samples of text to write with each validation; none of a sharded model."""
+    tasks: tuple[str, ...] = ()
+    """Evaluations (trainer.evals) to make with each validation; their files must be there."""
+    task_limit: int = 500
+    """Items of each."""
     shard: bool = False
     """Split parameters and optimiser over the workers (fully_shard)."""
     compile: bool | None = None
@@ -70,8 +76,11 @@ def final(
     """Train, from the newest whole checkpoint if there is one. Yields rows of the log, on every worker alike; the
     last has another status than "running". Checkpoints carry the log, so it is whole however often it was resumed."""
     workers, device = parallel or Parallel(), device or pick_device()
-    if plan.samples and plan.shard:
-        raise UserError("A sharded model cannot be sampled while it trains: leave --samples out.")
+    if plan.shard and (plan.samples or plan.tasks):
+        raise UserError(
+            "A sharded model is neither sampled nor evaluated while it trains: leave --samples, --tasks out."
+        )
+    files = {task: locate(task, None, download=False) for task in plan.tasks}
     run = replace(plan.run, micro_batch=_fitting(plan, workers, device))
     if run.batch // run.model.context < workers.size:
         raise UserError(
@@ -93,21 +102,28 @@ def final(
             reason = f"{since} validations brought no lower loss than {best:.4f}"
             report = replace(report, status="stopped", reason=reason)
         row = keeper.row(report)
-        if plan.samples and report.val_loss is not None and workers.rank == 0:
-            row["sample"] = _sample(training, data, plan.samples)
+        if report.val_loss is not None and workers.rank == 0 and (plan.samples or plan.tasks):
+            row |= keeper.note(report, *_look(training, data, plan, files))
         yield row
         keeper.after(report)
         if report.status != "running":
             return
 
 
-def _sample(training: Training, data: Prepared, samples: int) -> str:
-    encoding = load_tokenizer(data.tokenizer)
+def _look(
+    training: Training, data: Prepared, plan: Plan, files: dict[str, Path | None]
+) -> tuple[str, dict[str, float]]:
+    """(samples, scores by name) of the model as it is."""
+    encoding, scores, text = load_tokenizer(data.tokenizer), dict[str, float](), ""
     training.model.eval()
-    with training.autocast:
-        text = sample_text(training.model, encoding, samples=samples, max_tokens=SAMPLE_TOKENS)
+    with training.autocast, torch.no_grad():
+        if plan.samples:
+            text = sample_text(training.model, encoding, samples=plan.samples, max_tokens=SAMPLE_TOKENS)
+        for task, file in files.items():
+            found = evaluate(training.model, encoding, task, file, plan.task_limit)
+            scores |= {f"{task}/{s.name}": s.value for s in found if s.name.count("/") == 0}
     training.model.train()
-    return text
+    return text, scores
 
 
 def _fitting(plan: Plan, workers: Parallel, device: torch.device) -> int:
@@ -175,6 +191,13 @@ class _Keeper:
             self.log.append(dict(row))
         row |= {"status": report.status, "reason": report.reason, "saving_seconds": round(self.blocked, 3)}
         return row if report.status == "running" else {**row, "log": self.log}
+
+    def note(self, report: Report, sample: str, scores: dict[str, float]) -> Row:
+        """Add a look at the model to this report's row of the log."""
+        found: Row = {"scores": scores} if scores else {}
+        if self.log and self.log[-1]["step"] == report.step:
+            self.log[-1] |= found
+        return {**found, "sample": sample} if sample else found
 
     def after(self, report: Report) -> None:
         """A checkpoint where one is due; a diverged run keeps the last good one."""
