@@ -13,6 +13,7 @@ COMMANDS = {
     "cost": "what runs would cost here, from 20 timed steps",
     "regret": "judge a search's answer by a dense grid at the same target",
     "mup": "check that a parametrisation transfers: activations, and lr sweeps, over widths",
+    "report": "a page of what a search or a final run found",
     "train": "make the final run at the lr that a search recommends",
     "generate": "let a trained model write",
     "merge": "average or ensemble runs grown from one seed checkpoint",

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from hpt.config import Setup
 from hpt.figures import u_curves
+from hpt.report import write_report
 from hpt.screen import answer_panel, duration
 from hpt.tracking import Mirror, SearchRun, tracking_uri, ui_command
 from search.records import History, Recommendation
@@ -26,12 +27,15 @@ def conclude(setup: Setup, session: Session, mirror: Mirror, console: Console, b
     directory.write_recommendation(answer, bill)
     picture = directory.path / "u_curves.png"
     u_curves(history, answer, picture)
-    files = [directory.path / n for n in ("config.json", "recommendation.json", "trials.jsonl", "u_curves.png")]
+    warning = write_report(directory.path)
+    names = ("config.json", "recommendation.json", "trials.jsonl", "u_curves.png", "report.html")
+    files = [path for name in names if (path := directory.path / name).exists()]
     mirrored = mirror.close(to_dict(answer), note(setup, answer, bill), files)
     lines = [
         ("trials", bill["trials"]),
         ("cost", bill["cost"]),
         ("wall time", duration(time.monotonic() - began)),
+        ("report", warning or f"{directory.path / 'report.html'}"),
         ("files", f"{directory.path}/ (trials.jsonl, recommendation.json, u_curves.png)"),
         (
             "review",

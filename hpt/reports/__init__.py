@@ -1,0 +1,1 @@
+"""Pages that people read: what a search or a final run found."""

@@ -1,0 +1,129 @@
+"""The HTML page: one file, no network, light and dark, wide and narrow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from html import escape
+
+from hpt.reports.charts import best_lr, final_run, learning_curves, rungs, u_curves
+from hpt.reports.gather import FinalFound, Found
+from hpt.reports.text import (
+    bill_rows,
+    commands,
+    final_rows,
+    headline,
+    run_sentence,
+    score_rows,
+    trial_headers,
+    trial_rows,
+)
+
+STYLE = """
+:root{--bg:#fff;--fg:#1c2430;--soft:#5b6675;--rule:#dfe4ea;--panel:#f6f8fa;--accent:#c2410c;--bad:#b91c1c;--faint:#b9c2cc;
+--c0:#3b6fb6;--c1:#d9542b;--c2:#2f8f4e;--c3:#a8860a;--c4:#8a4fb5;--c5:#12869b;--c6:#b8407f;--c7:#6b7280}
+@media (prefers-color-scheme:dark){:root{--bg:#14181e;--fg:#e4e8ee;--soft:#9aa5b3;--rule:#2c343f;--panel:#1c222b;
+--accent:#fb923c;--bad:#f87171;--faint:#475160;--c0:#7aa9e6;--c1:#f08a63;--c2:#66c489;--c3:#d9bb4a;--c4:#bd8fe0;
+--c5:#5cc3d6;--c6:#e584b4;--c7:#a3adba}}
+*{box-sizing:border-box}body{margin:0;background:var(--bg);color:var(--fg);font:16px/1.5 system-ui,sans-serif}
+main{max-width:1080px;margin:0 auto;padding:24px 18px 60px}h1{font-size:1.5rem;line-height:1.25;margin:.2em 0}
+h2{font-size:1.1rem;margin:2em 0 .5em;border-bottom:1px solid var(--rule);padding-bottom:.25em}
+p{margin:.5em 0;max-width:46em}.soft{color:var(--soft)}.answer{font-size:1.15rem}.answer b{color:var(--accent)}
+.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:14px}
+figure{margin:0;background:var(--panel);border:1px solid var(--rule);border-radius:8px;padding:10px}
+svg{width:100%;height:auto;display:block;font:11.5px system-ui,sans-serif}svg text{fill:var(--soft)}
+svg .label{fill:var(--fg);font-size:12.5px}svg .mark{fill:var(--accent);font-weight:600}
+.frame{fill:none;stroke:var(--rule)}.grid{stroke:var(--rule);stroke-width:.6}.band{fill:var(--accent);opacity:.1}
+line.answer{stroke:var(--accent);stroke-width:1.6;stroke-dasharray:6 3}
+figcaption{font-size:.86rem;color:var(--soft);margin-top:6px}
+.key{margin-top:4px;display:flex;flex-wrap:wrap;gap:2px 14px}
+.key i{display:inline-block;width:10px;height:10px;border-radius:5px;margin-right:5px}
+.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.88rem;font-variant-numeric:tabular-nums;min-width:50%}
+th,td{padding:3px 10px;text-align:right;border-bottom:1px solid var(--rule);white-space:nowrap}
+th:first-child,td:first-child,.facts td{text-align:left}
+.facts thead{display:none}.sortable th{cursor:pointer}.sortable th:hover{color:var(--accent)}
+th[aria-sort=ascending]::after{content:" \\2191"}th[aria-sort=descending]::after{content:" \\2193"}
+code,pre{font:13px/1.5 ui-monospace,monospace;background:var(--panel);border-radius:5px}code{padding:1px 4px}
+pre{padding:10px 12px;overflow-x:auto;border:1px solid var(--rule);white-space:pre-wrap}ul{padding-left:1.2em}
+"""
+SCRIPT = """
+document.querySelectorAll('.sortable').forEach(t=>t.querySelectorAll('th').forEach((h,i)=>h.addEventListener('click',()=>{
+const up=h.getAttribute('aria-sort')!=='ascending';t.querySelectorAll('th').forEach(x=>x.removeAttribute('aria-sort'));
+h.setAttribute('aria-sort',up?'ascending':'descending');const b=t.tBodies[0];const v=r=>r.cells[i].dataset.v;
+[...b.rows].sort((p,q)=>{const x=v(p),y=v(q);const n=(x===''?1e99:+x)-(y===''?1e99:+y);
+return (isNaN(n)?x.localeCompare(y):n)*(up?1:-1)}).forEach(r=>b.append(r))})));
+"""
+
+
+def search_page(found: Found) -> str:
+    sentence, notes = headline(found)
+    parts = [
+        f'<p class="soft">{escape(run_sentence(found))}</p>',
+        f'<p class="answer">{sentence}</p>',
+        _list(map(escape, notes)),
+        _charts("What was measured", [u_curves(found), learning_curves(found)]),
+        _charts("How the best learning rate moves", [*best_lr(found), rungs(found)]),
+        _section("The law", _law(found)),
+        _section("The bill", _table(*bill_rows(found))),
+        _section("Going on", f"<pre>{escape(chr(10).join(commands(found)))}</pre>"),
+        _section("Trials", '<p class="soft">A click on a heading sorts.</p>' + _trials(found)),
+    ]
+    return _page(f"{found.path.name}: learning rate", "".join(parts))
+
+
+def final_page(found: FinalFound) -> str:
+    result = found.result
+    parts = [
+        _table(("", ""), final_rows(found)).replace("<table>", '<table class="facts">'),
+        _charts("On the way", final_run(result)),
+        _section("Scores", _table(*score_rows(found)) if found.evaluations else ""),
+        _section("Samples", f"<pre>{escape(found.samples)}</pre>" if found.samples else ""),
+    ]
+    return _page(f"{found.path.name}: final run", "".join(parts))
+
+
+def _page(title: str, body: str) -> str:
+    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
+    return (
+        f'<!doctype html><html lang="en"><head>{head}<title>{escape(title)}</title><style>{STYLE}</style></head>'
+        f"<body><main><h1>{escape(title)}</h1>{body}</main><script>{SCRIPT}</script></body></html>"
+    )
+
+
+def _section(title: str, body: str) -> str:
+    return f"<h2>{escape(title)}</h2>{body}" if body else ""
+
+
+def _charts(title: str, charts: Sequence[str]) -> str:
+    drawn = [c for c in charts if c]
+    return _section(title, f'<div class="charts">{"".join(drawn)}</div>' if drawn else "")
+
+
+def _list(items: Iterable[str]) -> str:
+    made = "".join(f"<li>{item}</li>" for item in items)
+    return f"<ul>{made}</ul>" if made else ""
+
+
+def _law(found: Found) -> str:
+    answer = found.answer
+    used = f"<p>{escape(answer['law'])}</p>" if answer.get("law") else ""
+    rejected = answer.get("rejected") or []
+    rows = [(law, reason) for law, reason in rejected]
+    return used + (_table(("fitted and not used", "because"), rows) if rows else "")
+
+
+def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{escape(h)}</th>" for h in headers)
+    body = "".join("<tr>" + "".join(f"<td>{escape(str(c))}</td>" for c in row) + "</tr>" for row in rows)
+    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _trials(found: Found) -> str:
+    """Each cell carries the number that it is sorted by."""
+    head = "".join(f"<th>{escape(h)}</th>" for h in trial_headers(found))
+    body = "".join(
+        "<tr>" + "".join(f"<td data-v={json.dumps(str(value))}>{escape(shown)}</td>" for shown, value in row) + "</tr>"
+        for row in trial_rows(found)
+    )
+    table = f'<table class="sortable"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<div class="wide">{table}</div>'

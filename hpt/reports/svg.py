@@ -1,0 +1,187 @@
+"""Charts as inline SVG: no library in the page, no network. Colours are the page's, so they follow light and dark."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+
+LEFT, RIGHT, TOP, BOTTOM = 62, 14, 12, 44
+COLOURS = 8  # --c0 ... --c7 of the page's style
+Points = Sequence[tuple[float, float]]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten, fewer over many decades."""
+    steps = (1, 2, 5) if high / low < 300 else (1,)
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    return [s * 10.0**d for d in decades for s in steps if low * 0.999 <= s * 10.0**d <= high * 1.001]
+
+
+def even_ticks(low: float, high: float, about: int = 5) -> list[float]:
+    step = 10 ** math.floor(math.log10((high - low) / about or 1))
+    step *= min((1, 2, 5, 10), key=lambda s: abs((high - low) / (s * step) - about))
+    first = math.ceil(low / step)
+    return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def written(value: float) -> str:
+    """1200000 -> 1.2M; 0.0004 -> 4e-4."""
+    if value == 0:
+        return "0"
+    for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= limit:
+            return f"{value / limit:.3g}{unit}"
+    if abs(value) < 0.01:
+        mantissa, _, exponent = f"{value:.2e}".partition("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    return f"{value:.4g}"
+
+
+@dataclass
+class Chart:
+    """Marks are clipped to the frame; ranges come from what is drawn unless given."""
+
+    x_label: str
+    y_label: str
+    x_log: bool = True
+    y_log: bool = False
+    width: int = 640
+    height: int = 340
+    x_range: tuple[float, float] | None = None
+    y_range: tuple[float, float] | None = None
+    _marks: list[tuple[str, Points, dict]] = field(default_factory=list)
+    _legend: list[tuple[str, int | str]] = field(default_factory=list)
+
+    def line(self, points: Points, colour: int | str, label: str = "", dash: bool = False, thin: bool = False) -> None:
+        self._marks.append(("line", points, {"colour": colour, "dash": dash, "thin": thin}))
+        self._name(label, colour)
+
+    def dots(
+        self, points: Points, colour: int | str, titles: Sequence[str] = (), label: str = "", r: float = 3.5
+    ) -> None:
+        self._marks.append(("dots", points, {"colour": colour, "titles": titles, "r": r}))
+        self._name(label, colour)
+
+    def crosses(self, xs: Sequence[float], label: str) -> None:
+        """At the upper edge: what diverged has no height."""
+        self._marks.append(("crosses", [(x, math.nan) for x in xs], {"colour": "bad"}))
+        self._name(label, "bad")
+
+    def band(self, low: float, high: float) -> None:
+        self._marks.append(("band", [(low, math.nan), (high, math.nan)], {}))
+
+    def vertical(self, x: float, label: str) -> None:
+        self._marks.append(("vertical", [(x, math.nan)], {"label": label}))
+
+    def bars(self, points: Sequence[tuple[float, float, float]], colour: int | str) -> None:
+        """(x, low, high): intervals."""
+        self._marks.append(("bars", [(x, v) for x, low, high in points for v in (low, high)], {"colour": colour}))
+
+    def _name(self, label: str, colour: int | str) -> None:
+        if label:
+            self._legend.append((label, colour))
+
+    def _limits(self, axis: int, log: bool, given: tuple[float, float] | None) -> tuple[float, float]:
+        if given is not None:
+            return given
+        values = [p[axis] for _, points, _ in self._marks for p in points if math.isfinite(p[axis])]
+        low, high = (min(values), max(values)) if values else (1.0, 2.0)
+        if log:
+            pad = max((high / low) ** 0.06, 1.15)
+            return low / pad, high * pad
+        pad = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
+        return low - pad, high + pad
+
+    def svg(self, title: str) -> str:
+        """`title` is read to those who cannot see it."""
+        x_range, y_range = self._limits(0, self.x_log, self.x_range), self._limits(1, self.y_log, self.y_range)
+        right, bottom = self.width - RIGHT, self.height - BOTTOM
+
+        def place(value: float, limits: tuple[float, float], log: bool) -> float:
+            low, high, value = (math.log(v) if log else v for v in (*limits, value))
+            return (value - low) / (high - low)
+
+        def px(x: float) -> float:
+            return LEFT + place(x, x_range, self.x_log) * (right - LEFT)
+
+        def py(y: float) -> float:
+            return bottom - place(y, y_range, self.y_log) * (bottom - TOP)
+
+        out = [self._frame(px, py, x_range, y_range, right, bottom)]
+        clip = f"clip{zlib.crc32(repr((title, self._marks)).encode())}"
+        window = f'<rect x="{LEFT}" y="{TOP}" width="{right - LEFT}" height="{bottom - TOP}"/>'
+        out.append(f'<clipPath id="{clip}">{window}</clipPath>')
+        out.append(f'<g clip-path="url(#{clip})">')
+        for kind, points, style in self._marks:
+            out.append(_MARKS[kind]([(px(x), py(y) if math.isfinite(y) else TOP) for x, y in points], style, bottom))
+        out.append("</g>")
+        box = f'viewBox="0 0 {self.width} {self.height}" role="img"'
+        chart = f'<svg {box} aria-label="{escape(title, quote=True)}">{"".join(out)}</svg>'
+        return f"<figure>{chart}<figcaption>{escape(title)}{self._key()}</figcaption></figure>"
+
+    def _frame(self, px, py, x_range, y_range, right, bottom) -> str:  # noqa: ANN001
+        out = [f'<rect class="frame" x="{LEFT}" y="{TOP}" width="{right - LEFT}" height="{bottom - TOP}"/>']
+        for x in log_ticks(*x_range) if self.x_log else even_ticks(*x_range):
+            out.append(f'<line class="grid" x1="{px(x):.1f}" x2="{px(x):.1f}" y1="{TOP}" y2="{bottom}"/>')
+            out.append(f'<text x="{px(x):.1f}" y="{bottom + 16}" text-anchor="middle">{written(x)}</text>')
+        for y in log_ticks(*y_range) if self.y_log else even_ticks(*y_range):
+            out.append(f'<line class="grid" y1="{py(y):.1f}" y2="{py(y):.1f}" x1="{LEFT}" x2="{right}"/>')
+            out.append(f'<text x="{LEFT - 7}" y="{py(y) + 4:.1f}" text-anchor="end">{written(round(y, 9))}</text>')
+        label, middle, below = 'class="label" text-anchor="middle"', (TOP + bottom) / 2, self.height - 8
+        out.append(f'<text {label} x="{(LEFT + right) / 2}" y="{below}">{escape(self.x_label)}</text>')
+        out.append(f'<text {label} transform="translate(14 {middle}) rotate(-90)">{escape(self.y_label)}</text>')
+        return "".join(out)
+
+    def _key(self) -> str:
+        colours = ((text, _colour(colour)) for text, colour in self._legend)
+        items = "".join(f'<span><i style="background:{c}"></i>{escape(text)}</span>' for text, c in colours)
+        return f'<div class="key">{items}</div>' if items else ""
+
+
+def _colour(colour: int | str) -> str:
+    return f"var(--c{colour % COLOURS})" if isinstance(colour, int) else f"var(--{colour})"
+
+
+def _line(points: Points, style: dict, _: float) -> str:
+    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+    dash = ' stroke-dasharray="5 4"' if style["dash"] else ""
+    width = 1 if style["thin"] else 1.8
+    return f'<polyline points="{path}" fill="none" stroke="{_colour(style["colour"])}" stroke-width="{width}"{dash}/>'
+
+
+def _dots(points: Points, style: dict, _: float) -> str:
+    titles = [f"<title>{escape(t)}</title>" for t in style["titles"]] or [""] * len(points)
+    fill = _colour(style["colour"])
+    return "".join(
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{style["r"]}" fill="{fill}">{t}</circle>'
+        for (x, y), t in zip(points, titles, strict=True)
+    )
+
+
+def _crosses(points: Points, style: dict, _: float) -> str:
+    marks = "".join(f"M{x - 4:.1f} {TOP + 5}l8 8m0 -8l-8 8" for x, _ in points)
+    return f'<path d="{marks}" stroke="{_colour(style["colour"])}" stroke-width="2"/>'
+
+
+def _band(points: Points, style: dict, bottom: float) -> str:
+    (low, _), (high, _) = points
+    return f'<rect class="band" x="{low:.1f}" y="{TOP}" width="{high - low:.1f}" height="{bottom - TOP}"/>'
+
+
+def _vertical(points: Points, style: dict, bottom: float) -> str:
+    x = points[0][0]
+    text = f'<text class="mark" x="{x + 5:.1f}" y="{TOP + 14}">{escape(style["label"])}</text>'
+    return f'<line class="answer" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{bottom}"/>{text}'
+
+
+def _bars(points: Points, style: dict, _: float) -> str:
+    marks = "".join(
+        f"M{x:.1f} {low:.1f}V{high:.1f}" for (x, low), (_, high) in zip(points[::2], points[1::2], strict=True)
+    )
+    return f'<path d="{marks}" stroke="{_colour(style["colour"])}" stroke-width="2" opacity=".6"/>'
+
+
+_MARKS = {"line": _line, "dots": _dots, "crosses": _crosses, "band": _band, "vertical": _vertical, "bars": _bars}

@@ -1,0 +1,204 @@
+"""The words and tables of a report, shared by HTML, Markdown and LaTeX."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+
+from hpt.reports.gather import FinalFound, Found
+from hpt.reports.svg import written
+from hpt.screen import duration, short
+from trainer.counts import parameters, run_flops
+
+TRIAL_HEADERS = (
+    "trial",
+    "lr",
+    "parameters",
+    "tokens",
+    "steps",
+    "batch",
+    "loss",
+    "status",
+    "stage",
+    "minutes",
+    "dollars",
+)
+Rows = list[tuple[str, ...]]
+
+
+def headline(found: Found) -> tuple[str, list[str]]:
+    """(the answer in one sentence of HTML, what speaks for and against it)."""
+    answer = found.answer
+    notes = list(answer.get("reasons", ()))
+    if not answer:
+        return "The search is still under way, or was interrupted: there is no recommendation yet.", notes
+    if found.lr is None:
+        return "<b>No learning rate can be recommended.</b>", notes
+    sentence = f"Train it with a peak learning rate of <b>{found.lr:.3g}</b>"
+    if found.interval90:
+        low, high = found.interval90
+        sentence += f"; with 90&nbsp;% confidence the best one lies between {low:.3g} and {high:.3g}"
+    for name in ("batch", "weight_decay", "warmup"):
+        if answer.get(name) is not None:
+            notes.insert(0, f"{name.replace('_', ' ')}: {written(answer[name])}")
+    if answer.get("settings"):
+        notes.insert(0, "with " + ", ".join(f"{k}={v}" for k, v in answer["settings"].items()))
+    if answer.get("expected_regret") is not None:
+        loss = f"{answer['expected_regret']:.3g} nats expected"
+        worst = answer.get("worst_regret")
+        notes.append(
+            f"given up at the target: {loss}" + (f", {worst:.3g} at the worse end" if worst is not None else "")
+        )
+    if answer.get("max_stable_lr") is not None:
+        notes.append(f"largest learning rate that did not diverge: {answer['max_stable_lr']:.3g}")
+    return escape(sentence, quote=False).replace("&lt;b&gt;", "<b>").replace("&lt;/b&gt;", "</b>").replace(
+        "&amp;nbsp;", "&nbsp;"
+    ) + ".", notes  # fmt: skip
+
+
+def run_sentence(found: Found) -> str:
+    target = found.target
+    n = parameters(target.model)
+    name = found.search.get("target", "")
+    return (
+        f"Target {name}: {short(n.total)} parameters ({short(n.non_embedding)} without embeddings), "
+        f"{short(target.tokens)} tokens in {target.steps:,} steps of {target.batch:,}, {target.schedule}, "
+        f"{run_flops(target):.3g} FLOPs. Strategy {found.search.get('strategy', '?')}, {len(trial_rows(found))} trials."
+    )
+
+
+def bill_rows(found: Found) -> tuple[tuple[str, ...], Rows]:
+    """By stage: what was forecast, what was spent."""
+    headers = ("stage", "trials", "FLOPs", "% of the final run", "forecast", "took")
+    priced = any(t.usd for t in found.trials)
+    rows: Rows = []
+    for name, trials in [*found.stages(), ("total", found.trials)]:
+        known = sum(found.forecasts.get(t.id, 0.0) for t in trials)
+        row = (
+            str(name), str(len(trials)), f"{sum(t.flops for t in trials):.3g}", f"{100 * found.share(trials):.1f}",
+            duration(known) if known else "", duration(sum(t.seconds for t in trials)),
+        )  # fmt: skip
+        rows.append((*row, f"{sum(t.usd for t in trials):.2f}") if priced else row)
+    return (*headers, "dollars") if priced else headers, rows
+
+
+def commands(found: Found) -> list[str]:
+    lines = [f"python -m hpt.search --resume {found.path}   # go on, or fill in what is missing"]
+    if found.lr is not None:
+        lines = [
+            f"python -m hpt.train --from {found.path} --dry-run   # what the final run takes",
+            f"python -m hpt.train --from {found.path}             # make it",
+        ]
+    return [*lines, f"python -m hpt.regret --searches {found.path} --truth GRID/trials.jsonl   # was it right?"]
+
+
+def trial_headers(found: Found) -> tuple[str, ...]:
+    return (*TRIAL_HEADERS, "dollars") if any(t.usd for t in found.trials) else TRIAL_HEADERS
+
+
+def trial_rows(found: Found) -> list[list[tuple[str, float | str]]]:
+    """(as shown, as sorted) for each cell of the experimental table."""
+    rows, priced = [], any(t.usd for t in found.trials)
+    for t in found.trials:
+        if t.id == "calibration":
+            continue
+        n = parameters(t.run.model).total
+        bill: list[tuple[str, float | str]] = [(f"{t.usd:.3f}", t.usd)] if priced else []
+        rows.append([
+            (t.id, t.id), (f"{t.lr:.3g}", t.lr), (short(n), n), (short(t.horizon), t.horizon),
+            (f"{t.run.steps_at(t.horizon):,}", t.run.steps_at(t.horizon)), (short(t.run.batch), t.run.batch),
+            ("" if t.loss is None else f"{t.loss:.4f}", "" if t.loss is None else t.loss), (t.status, t.status),
+            (str(t.tags.get("stage", "")), str(t.tags.get("stage", ""))), (f"{t.seconds / 60:.2f}", t.seconds),
+            *bill,
+        ])  # fmt: skip
+    return sorted(rows, key=lambda row: (row[6][1] == "", row[3][1] and -float(row[3][1]), row[6][1]))
+
+
+def final_rows(found: FinalFound) -> Rows:
+    result, run = found.result, found.run
+    rows = [
+        ("model", f"{short(parameters(run.model).total)} parameters, {run.steps:,} steps of {run.batch:,} tokens"),
+        ("learning rate", f"{run.lr:.3g}, {run.schedule}"),
+        ("status", result["status"] + (f": {result['reason']}" if result.get("reason") else "")),
+    ]
+    if result.get("loss") is not None:
+        rows.append(
+            ("validation loss", f"{result['loss']:.4f} nats a token, {result['bits_per_byte']:.4f} bits a byte")
+        )
+    search = found.predicted
+    if search is not None and search.interval90:
+        low, high = search.interval90
+        rows.append(
+            ("foretold", f"best lr {search.lr:.3g}, between {low:.3g} and {high:.3g} (90 %), by {search.path.name}")
+        )
+    if (best := _best_proxy(found)) is not None and result.get("loss") is not None:
+        rows.append(("best proxy", f"{best:.4f} nats a token; this run {result['loss'] - best:+.4f}"))
+    if "seconds" in result:
+        rows.append(
+            ("time", f"{duration(result['seconds'])}, {result.get('saving_seconds', 0):.2f} s of it held by saving")
+        )
+    return [*rows, ("checkpoint", result.get("checkpoint", ""))]
+
+
+def _best_proxy(found: FinalFound) -> float | None:
+    losses = [t.loss for t in found.predicted.trials if t.loss is not None] if found.predicted else []
+    return min(losses, default=None)
+
+
+def score_rows(found: FinalFound) -> tuple[tuple[str, ...], Rows]:
+    rows: Rows = []
+    for task, entry in found.evaluations.items():
+        for score in entry["scores"][:8]:
+            error = score["standard_error"]
+            shown = "" if error is None or math.isnan(error) else f"{error:.4f}"
+            rows.append((task, score["name"], f"{score['value']:.4f}", shown, f"{score['count']:,}"))
+    return ("task", "metric", "value", "±", "items"), rows
+
+
+def markdown(found: Found, pictures: Sequence[str]) -> str:
+    """report.md; `pictures` are files beside it."""
+    sentence, notes = headline(found)
+    plain = sentence.replace("<b>", "**").replace("</b>", "**").replace("&nbsp;", " ")
+    out = [f"# {found.path.name}: learning rate", run_sentence(found), plain, *(f"- {note}" for note in notes)]
+    out += [f"\n![{name.removesuffix('.png').replace('_', ' ')}]({name})" for name in pictures]
+    if law := found.answer.get("law"):
+        out += ["\n## The law", law, *(f"- not used: {name} ({why})" for name, why in found.answer.get("rejected", ()))]
+    out += ["\n## The bill", _md(*bill_rows(found)), "\n## Trials", _md(trial_headers(found), _shown(found))]
+    return "\n".join(out) + "\n"
+
+
+def _shown(found: Found) -> Rows:
+    return [tuple(shown for shown, _ in row) for row in trial_rows(found)]
+
+
+def _md(headers: Sequence[str], rows: Rows) -> str:
+    lines = [headers, ["---"] * len(headers), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def latex(found: Found) -> str:
+    """Tables for a paper, by booktabs."""
+    parts = [
+        _tex(*bill_rows(found), "What the search cost, stage by stage."),
+        _tex(TRIAL_HEADERS, _shown(found), "All trials."),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _tex(headers: Sequence[str], rows: Rows, caption: str) -> str:
+    def line(cells: Sequence[str]) -> str:
+        return " & ".join(_escaped(cell) for cell in cells) + r" \\"
+
+    columns = "l" + "r" * (len(headers) - 1)
+    body = "\n".join(line(row) for row in rows)
+    return "\n".join([
+        r"\begin{table}", rf"\caption{{{caption}}}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule", line(headers),
+        r"\midrule", body, r"\bottomrule", r"\end{tabular}", r"\end{table}",
+    ])  # fmt: skip
+
+
+def _escaped(text: str) -> str:
+    for character in "&%_#$":
+        text = text.replace(character, "\\" + character)
+    return text

@@ -1,0 +1,163 @@
+"""The report: of real shapes of histories, of many trials, of failures; looked at by a browser where there is one."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+import math
+import shutil
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hpt import report
+from search.budget import Timing, shape_key
+from search.records import Recommendation, Trial
+from search.store import SearchDir
+from trainer.config import to_dict
+from trainer.errors import UserError
+from trainer.presets import preset
+
+TARGET = preset("laptop")
+
+
+def search(path: Path, trials: list[Trial], answer: Recommendation | None) -> Path:
+    directory = SearchDir(path)
+    timing = {shape_key(TARGET): to_dict(Timing(step_seconds=0.1))}
+    about = {"strategy": "hyperband", "target": "laptop"}
+    directory.write_config({"id": "x", "search": about, "target": to_dict(TARGET), "timings": timing})
+    for trial in trials:
+        directory.append(trial)
+    if answer is not None:
+        directory.write_recommendation(answer, {})
+    return path
+
+
+def trials(count: int) -> list[Trial]:
+    """Valleys at three horizons, some promoted, some diverged."""
+    found = []
+    for i in range(count):
+        horizon, lr = TARGET.batch * (6, 60, 600)[i % 3], 10 ** (-4 + 3 * (i * 7 % count) / count)
+        loss = 4 + 2 / (1 + i % 3) + 0.3 * (math.log(lr) + 5.5) ** 2
+        wild = lr > 0.05
+        found.append(
+            Trial(
+                id=f"t{i:04d}", run=replace(TARGET, lr=lr), horizon=horizon, status="diverged" if wild else "finished",
+                loss=None if wild else loss, parent=f"t{i - 1:04d}" if i % 3 else None, seconds=3.0, flops=1e10,
+                usd=0.01,
+                curve=((horizon, loss),), train_curve=tuple((horizon * k // 9, loss + 3 / k) for k in range(1, 10)),
+                tags={"bracket": i % 2, "stage": f"bracket {i % 2}"},
+            )
+        )  # fmt: skip
+    return found
+
+
+ANSWER = Recommendation(
+    lr=4e-3, interval50=(3e-3, 5e-3), interval90=(2e-3, 8e-3), max_stable_lr=0.05,
+    expected_regret=0.01, worst_regret=0.04, law="power law in D",
+    rejected=(("linear in D", "a <slope> & a doubt"),), reasons=("measured <b>short</b>",),
+)  # fmt: skip
+
+
+class Balanced(html.parser.HTMLParser):
+    """Every tag closed, nothing fetched."""
+
+    VOID = {"meta", "br", "img", "link"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert not {"src", "href"} & {name for name, _ in attrs}, attrs
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_five_hundred_trials_make_a_small_page_soon(tmp_path: Path) -> None:
+    path = search(tmp_path / "s", trials(500), ANSWER)
+    began = time.perf_counter()
+    assert report.main([str(path)]) == 0
+    assert time.perf_counter() - began < 10
+    page = (path / "report.html").read_text()
+    assert len(page.encode()) < 3e6
+    parser = Balanced()
+    parser.feed(page)
+    assert not parser.open
+    assert "<b>0.004</b>" in page and "between 0.002 and 0.008" in page
+    assert "a &lt;slope&gt; &amp; a doubt" in page and "measured &lt;b&gt;short" in page
+    assert page.count("<svg") >= 4 and page.count("<tr><td data-v") == 500
+    drawing = page[: page.index("<script>")]
+    for never in ("http://", "https://", "nan", "inf,"):
+        assert never not in drawing.lower()
+
+
+def test_markdown_and_latex(tmp_path: Path) -> None:
+    path = search(tmp_path / "s", trials(30), ANSWER)
+    (path / "u_curves.png").write_bytes(b"x")
+    assert report.main([str(path), "--format", "md"]) == report.main([str(path), "--format", "latex"]) == 0
+    text = (path / "report.md").read_text()
+    assert "**0.004**" in text and "![u curves](u_curves.png)" in text and text.count("| t00") == 30
+    tex = (path / "report.tex").read_text()
+    assert tex.count(r"\begin{tabular}") == 2 and r"\% of the final run" in tex and " % " not in tex
+
+
+@pytest.mark.parametrize("status", ["diverged", "failed"])
+def test_a_search_without_an_answer_still_has_a_page(status: str, tmp_path: Path) -> None:
+    lost = [replace(t, status=status, loss=None, curve=()) for t in trials(6)]
+    path = search(tmp_path / "s", lost, Recommendation(lr=None, reasons=("All trials were lost.",)))
+    assert report.main([str(path)]) == 0
+    page = (path / "report.html").read_text()
+    assert "No learning rate can be recommended" in page and "All trials were lost." in page
+    under_way = search(tmp_path / "u", [], None)
+    assert report.main([str(under_way)]) == 0
+    assert "still under way" in (under_way / "report.html").read_text()
+
+
+def test_a_final_run(tmp_path: Path) -> None:
+    source = search(tmp_path / "s", trials(9), ANSWER)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run.json").write_text(json.dumps(to_dict(replace(TARGET, lr=4e-3))))
+    with pytest.raises(UserError, match="has no result yet"):
+        report.main([str(run)])
+    curve = [(k * 10_000, 4 + 3 / k) for k in range(1, 30)]
+    result = {"status": "finished", "reason": "", "loss": 4.1, "bits_per_byte": 1.7, "seconds": 60, "curve": curve[::5]}
+    result |= {"train_curve": curve, "lr_curve": curve, "grad_norm_curve": curve, "checkpoint": "x"}
+    result["scores"] = [(10_000, {"hellaswag/acc": 0.25}), (290_000, {"hellaswag/acc": 0.27})]
+    (run / "result.json").write_text(json.dumps(result))
+    (run / "origin.json").write_text(json.dumps({"id": "i", "search": str(source)}))
+    (run / "samples.txt").write_text("if a < b: <script>")
+    assert report.main([str(run)]) == 0
+    page = (run / "report.html").read_text()
+    assert page.count("<svg") == 4
+    assert "&lt;script&gt;" in page
+    assert "between 0.002 and 0.008" in page
+    with pytest.raises(UserError, match="neither a search"):
+        report.main([str(tmp_path)])
+
+
+@pytest.mark.parametrize("width", [1100, 500])
+def test_a_browser_shows_it_without_complaint(width: int, tmp_path: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("there is no Chromium here")
+    path = search(tmp_path / "s", trials(60), ANSWER)
+    report.main([str(path)])
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0"]
+    command += [
+        f"--screenshot={tmp_path / 'page.png'}",
+        f"--window-size={width},1600",
+        f"--user-data-dir={tmp_path / 'p'}",
+    ]
+    done = subprocess.run(
+        [*command, (path / "report.html").as_uri()], capture_output=True, text=True, timeout=90, check=False
+    )
+    assert "CONSOLE" not in done.stderr, done.stderr
+    assert len((tmp_path / "page.png").read_bytes()) > 40_000
