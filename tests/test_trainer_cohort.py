@@ -16,6 +16,7 @@ from trainer.data import Batches, Prepared
 from trainer.data.shards import write_shard
 from trainer.errors import UserError
 from trainer.loop import Report, Training
+from trainer.loss import CHUNK_BYTES, _softmax_cpu, _softmax_cuda, linear_cross_entropy
 
 GPT2 = ModelConfig(depth=2, width=32, heads=2, context=16, vocabulary=64)
 LLAMA = replace(GPT2, positions="rope", norm="rmsnorm", activation="swiglu", bias=False, tied=False, kv_heads=1)
@@ -181,3 +182,31 @@ def test_bf16_is_near(data: Prepared) -> None:
     found = train(Cohort(runs, data, CPU, fused=True))
     for member, run in enumerate(runs):
         assert found[member][-1].val_loss == pytest.approx(alone(run, data)[-1].val_loss, abs=0.05)
+
+
+@pytest.mark.parametrize("chunk", [4 * 70 * 5, 2**20])
+def test_loss_of_many_models_is_that_of_each(chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CHUNK_BYTES, "cpu", chunk)  # rows of one model by parts, and all models at once
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(3, n, 8, generator=generator, requires_grad=True) for n in (12, 70))
+    targets = torch.randint(70, (12,), generator=generator)
+    together = linear_cross_entropy(x, weight, targets, 0.5)
+    each = torch.stack([linear_cross_entropy(x[p], weight[p], targets, 0.5) for p in range(3)])
+    torch.testing.assert_close(together, each)
+    factors = torch.tensor([1.0, 2.0, -3.0])
+    for mine, theirs in zip(
+        torch.autograd.grad((together * factors).sum(), (x, weight)),
+        torch.autograd.grad((each * factors).sum(), (x, weight)),
+        strict=True,
+    ):
+        torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_both_ways_to_the_gradient_agree(dtype: torch.dtype, scale: float) -> None:
+    logits = (4 * torch.randn(2, 9, 70, generator=torch.Generator().manual_seed(0))).to(dtype)
+    wanted = logits.argmax(-1, keepdim=True)
+    losses, gradients = zip(*(f(logits.clone(), wanted, scale) for f in (_softmax_cpu, _softmax_cuda)), strict=True)
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(*gradients)
