@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import time
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +53,28 @@ def peak_flops(device: torch.device) -> float | None:
 def peak_of(name: str) -> float | None:
     """The same by `device_name`, such as a trial records."""
     return next((d.peak_tflops * 1e12 for d in DEVICES if d.match in name), None)
+
+
+@functools.cache
+def measured_flops(precision: str = "bf16", size: int = 1024, repeats: int = 5) -> float:
+    """FLOP/s of square matrix products on this CPU with the threads that torch uses now: the peak that can be had,
+    where no maker's figure says it. The best of `repeats`."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = (torch.ones(size, size, dtype=dtype) for _ in range(2))
+    seconds = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        a @ b
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds[1:])
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that may be allocated: what CUDA has free; half of the machine's memory on a CPU."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
 def use_bf16(run: RunConfig, device: torch.device) -> bool:

@@ -79,9 +79,7 @@ class Fused:
     @property
     def micro_batch(self) -> int:
         """Sequences of each member in a forward pass."""
-        run = self.runs[0]
-        tokens = PASS_TOKENS[self.device.type] // (len(self.runs) * run.model.context)
-        return run.micro_batch or max(1, tokens)
+        return pass_sequences(self.runs[0], len(self.runs), self.device)
 
     # --- one step -----------------------------------------------------------------------------------------------
 
@@ -186,6 +184,12 @@ class Fused:
         if len(steps) > 1:
             raise UserError(f"Members of a cohort must be at the same step, and these are at {sorted(steps)}.")
         self.step_count = steps.pop()
+
+
+def pass_sequences(run: RunConfig, members: int, device: torch.device) -> int:
+    """Sequences of each member in one forward pass."""
+    tokens = PASS_TOKENS[device.type] // (members * run.model.context)
+    return min(run.micro_batch or max(1, tokens), run.batch // run.model.context)
 
 
 def put(place: Tensor, saved: Tensor | None, path: Path, name: str) -> None:
