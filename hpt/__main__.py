@@ -11,6 +11,7 @@ COMMANDS = {
     "compare": "race strategies on a recorded sweep: regret against cost",
     "cost": "what runs would cost here, from 20 timed steps",
     "regret": "judge a search's answer by a dense grid at the same target",
+    "bench": "how fast this is here, beside plain PyTorch, plain Ray Tune and nanoGPT",
     "train": "make the final run at the lr that a search recommends",
 }
 

@@ -1,0 +1,72 @@
+"""What the sections share: options, and how two ways of doing the same are timed against each other."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer.config import RunConfig
+from trainer.devices import measured_flops, peak_flops, use_bf16
+from trainer.presets import gpt2, laptop
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    device: torch.device
+    repeats: int = 3
+    quick: bool = False
+    compiled: bool = False
+    members: tuple[int, ...] = ()
+    nanogpt: Path | None = None
+
+
+def seconds(ways: Mapping[str, Callable[[], Any]], repeats: int, device: torch.device) -> dict[str, float]:
+    """Median seconds of a call of each, after a first call that does not count. The ways take turns, so that what
+    else the machine does meets all of them alike."""
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(repeats + 1):
+        for name, way in ways.items():
+            synchronise(device)
+            began = time.perf_counter()
+            way()
+            synchronise(device)
+            if turn:
+                taken[name].append(time.perf_counter() - began)
+    return {name: statistics.median(values) for name, values in taken.items()}
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak(run: RunConfig, device: torch.device) -> float | None:
+    """FLOP/s to judge by: the table's, and on a CPU what a matrix product reaches in the run's precision."""
+    if device.type == "cpu":
+        return measured_flops("bf16" if use_bf16(run, device) else "fp32")
+    return peak_flops(device)
+
+
+def shapes(options: Options) -> dict[str, RunConfig]:
+    """Runs to time, by name, smallest first; lr set."""
+    small = laptop()
+    tiny = replace(small, model=replace(small.model, depth=1, width=32, heads=1, context=32, vocabulary=256), batch=512)
+    if options.quick:
+        found = {"quick": replace(tiny, data=replace(tiny.data, val_tokens=64), warmup=0)}
+    elif options.device.type == "cpu":
+        found = {"0.4M": small, "1M": small.shaped(2, 128, 4), "6M": small.shaped(6, 256, 4)}
+    else:
+        found = {
+            "tiniest": gpt2(1, 64, 1),
+            "tiny": gpt2(3, 192, 3),
+            "gpt2-124m": replace(gpt2(12, 768, 12), batch=65536),
+        }
+    return {name: replace(run, lr=1e-3) for name, run in found.items()}
