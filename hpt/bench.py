@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import platform
 import time
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from trainer.errors import UserError
 Section = Literal["step", "cohort", "overhead", "data", "search", "nanogpt", "gpu"]
 GPU = ("step", "cohort", "data")
 """What `gpu` stands for: all that needs a GPU and no Ray, under 9 minutes."""
+GPU_MINUTES = 7.0  # after which no further shape is begun: the longest takes less than two
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +49,8 @@ class BenchConfig:
     """Sizes of cohorts; default: 8 and 16 on a CPU, 8, 32 and 64 on a GPU."""
     device: str = "auto"
     """cpu, cuda or auto."""
+    minutes: float | None = None
+    """Begin no further shape after so long; default: 7 for gpu, else no limit."""
     nanogpt: Path | None = None
     """A nanoGPT checkout (the folder with its model.py)."""
 
@@ -56,7 +60,9 @@ def main(argv: Sequence[str]) -> int:
     if "nanogpt" in config.sections and config.nanogpt is None:
         raise UserError("The section nanogpt needs --nanogpt PATH: the folder of a nanoGPT checkout.")
     torch.set_flush_denormal(True)
+    minutes = config.minutes or (GPU_MINUTES if "gpu" in config.sections else math.inf)
     options = Options(
+        deadline=time.perf_counter() + 60 * minutes,
         device=pick_device(config.device),
         repeats=config.repeats,
         quick=config.quick,
@@ -72,7 +78,7 @@ def main(argv: Sequence[str]) -> int:
         with console.status(section):
             rows = importlib.import_module(f"hpt.benches.{section}").measure(options)
         found[section] = {"seconds": time.perf_counter() - began, "rows": rows}
-        console.print(table(section, rows))
+        console.print(table(section, rows) if rows else f"{section}: no time was left")
         if config.json is not None:  # after every section: a run that is cut off leaves what it has
             write_atomic(config.json, json.dumps({**about(options), "sections": found}, indent=1).encode())
     return 0

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from hpt.benches.common import Options, Row, seconds, synchronise
+from hpt.benches.common import Options, Row, in_time, seconds, synchronise
 from hpt.benches.common import shapes as step_shapes
 from trainer.cohort import Cohort
 from trainer.config import RunConfig
@@ -30,7 +30,7 @@ TRIAL_STEPS = 300
 
 def measure(options: Options) -> list[Row]:
     rows = []
-    for name, run in shapes(options).items():
+    for name, run in in_time(shapes(options), options):
         with random_data(run.model.vocabulary, 16 * run.batch + 1) as data:
             rows += [{"shape": name, **row} for row in _shape(run, data, options)]
     return rows
@@ -53,7 +53,7 @@ def shapes(options: Options) -> dict[str, RunConfig]:
 
 def _shape(run: RunConfig, data: Prepared, options: Options) -> list[Row]:
     device = options.device
-    processes = Processes(run, data, device, 2 if device.type == "cpu" else 8, 1.0 if options.quick else 5.0)
+    processes = Processes(run, data, device, 2 if device.type == "cpu" else 8, 0.3 if options.quick else 5.0)
     wanted = options.members or ((2,) if options.quick else (8, 16) if device.type == "cpu" else (8, 32, 64))
     most = pack_size(run, device, fused=True)
     rows = []

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ class Options:
     compiled: bool = False
     members: tuple[int, ...] = ()
     nanogpt: Path | None = None
+    deadline: float = math.inf
+    """On time.perf_counter: shapes that would begin later are left out."""
 
 
 def seconds(ways: Mapping[str, Callable[[], Any]], repeats: int, device: torch.device) -> dict[str, float]:
@@ -41,6 +44,13 @@ def seconds(ways: Mapping[str, Callable[[], Any]], repeats: int, device: torch.d
             if turn:
                 taken[name].append(time.perf_counter() - began)
     return {name: statistics.median(values) for name, values in taken.items()}
+
+
+def in_time(runs: Mapping[str, RunConfig], options: Options) -> Iterator[tuple[str, RunConfig]]:
+    """The runs with their names, until the deadline."""
+    for item in runs.items():
+        if time.perf_counter() < options.deadline:
+            yield item
 
 
 def synchronise(device: torch.device) -> None:

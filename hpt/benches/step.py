@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from hpt.benches.common import Options, Row, peak, seconds, shapes
+from hpt.benches.common import Options, Row, in_time, peak, seconds, shapes
 from trainer.config import RunConfig
 from trainer.counts import flops_per_token, parameters
 from trainer.data import Batches, Prepared
@@ -21,7 +21,7 @@ from trainer.model import Transformer
 
 def measure(options: Options) -> list[Row]:
     rows = []
-    for name, run in shapes(options).items():
+    for name, run in in_time(shapes(options), options):
         with random_data(run.model.vocabulary, 4 * run.batch + 1) as data:
             rows += [{"shape": name, **row} for row in _shape(run, data, options)]
     return rows
