@@ -44,7 +44,6 @@ def main(argv: Sequence[str]) -> int:
         console.print(forecast_table(SearchDir(config.search)))
         return 0
     device = pick_device()
-    peak = peak_flops(device)
     table = Table(box=SIMPLE, title=f"on {device_name(device)}", title_justify="left")
     headers = ("target", "parameters", "steps", "step 0", "step", "tokens/s", "MFU", "runtime", "dollars")
     for header in headers:
@@ -53,6 +52,7 @@ def main(argv: Sequence[str]) -> int:
         run = override(preset(name), config.set)
         with console.status(f"timing {name}"):
             measured = timed(run)
+        peak = peak_flops(run, device)
         mfu = flops_per_token(run.model) * run.batch / measured.step_seconds / peak if peak else None
         hours = 1e3 * measured.step_seconds * run.steps / 3.6e6
         table.add_row(

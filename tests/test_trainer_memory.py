@@ -9,7 +9,7 @@ import torch
 
 from trainer import memory
 from trainer.config import ModelConfig, RunConfig
-from trainer.devices import free_memory, measured_flops
+from trainer.devices import free_memory, measured_flops, peak_flops
 from trainer.fused import make_slabs
 from trainer.memory import activation_bytes, cohort_bytes, pack_size
 from trainer.population import PopulationModel
@@ -60,4 +60,7 @@ def test_pack_size_is_the_most_that_fits(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_this_machine_says_what_it_has() -> None:
     assert free_memory(CPU) > 2**28
-    assert 1e8 < measured_flops("fp32", size=256) < 1e15
+    for precision in ("fp32", "bf16"):
+        run = replace(preset("laptop"), precision=precision)
+        assert peak_flops(run, CPU) == measured_flops(precision)
+        assert 1e8 < measured_flops(precision) < 1e15

@@ -45,13 +45,16 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu x{torch.get_num_threads()}"
 
 
-def peak_flops(device: torch.device) -> float | None:
-    """bf16 FLOP/s from the table; None when the device is not in it."""
+def peak_flops(run: RunConfig, device: torch.device) -> float | None:
+    """FLOP/s to judge a run's MFU by: bf16 from the table, None when the device is not in it; on a CPU what a matrix
+    product reaches in the run's precision."""
+    if device.type == "cpu":
+        return measured_flops("bf16" if use_bf16(run, device) else "fp32")
     return peak_of(device_name(device))
 
 
 def peak_of(name: str) -> float | None:
-    """The same by `device_name`, such as a trial records."""
+    """bf16 FLOP/s from the table by `device_name`, such as a trial records; None when it is not there."""
     return next((d.peak_tflops * 1e12 for d in DEVICES if d.match in name), None)
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 
 from trainer.config import RunConfig
-from trainer.devices import measured_flops, peak_flops, use_bf16
 from trainer.presets import gpt2, laptop
 
 Row = dict[str, Any]
@@ -56,13 +55,6 @@ def in_time(runs: Mapping[str, RunConfig], options: Options) -> Iterator[tuple[s
 def synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def peak(run: RunConfig, device: torch.device) -> float | None:
-    """FLOP/s to judge by: the table's, and on a CPU what a matrix product reaches in the run's precision."""
-    if device.type == "cpu":
-        return measured_flops("bf16" if use_bf16(run, device) else "fp32")
-    return peak_flops(device)
 
 
 def shapes(options: Options) -> dict[str, RunConfig]:

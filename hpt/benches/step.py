@@ -10,11 +10,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from hpt.benches.common import Options, Row, in_time, peak, seconds, shapes
+from hpt.benches.common import Options, Row, in_time, seconds, shapes
 from trainer.config import RunConfig
 from trainer.counts import flops_per_token, parameters
 from trainer.data import Batches, Prepared
 from trainer.data.synthetic import random_data
+from trainer.devices import peak_flops
 from trainer.loop import Training
 from trainer.model import Transformer
 
@@ -37,7 +38,7 @@ def _shape(run: RunConfig, data: Prepared, options: Options) -> list[Row]:
         ways[name]()
         memory[name] = _memory(device) - before
     taken = seconds(ways, options.repeats, device)
-    top = peak(run, device)
+    top = peak_flops(run, device)
     return [
         {
             "parameters": parameters(run.model).total,
