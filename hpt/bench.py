@@ -6,6 +6,7 @@ import importlib
 import json
 import math
 import platform
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
         members=config.members,
         nanogpt=config.nanogpt,
     )
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     console.print(f"on {device_name(options.device)}, torch {torch.__version__}")
     found: dict[str, Any] = {}
     for section in dict.fromkeys(s for name in config.sections for s in (GPU if name == "gpu" else (name,))):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import multiprocessing
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from trainer.config import RunConfig
 from trainer.counts import parameters
 from trainer.data import Prepared
 from trainer.data.synthetic import random_data
+from trainer.fused import Fused
 from trainer.loop import Training
 from trainer.memory import pack_size
 from trainer.presets import laptop
@@ -52,42 +54,50 @@ def shapes(options: Options) -> dict[str, RunConfig]:
 
 
 def _shape(run: RunConfig, data: Prepared, options: Options) -> list[Row]:
-    device = options.device
+    device, size = options.device, parameters(run.model).total
     processes = Processes(run, data, device, 2 if device.type == "cpu" else 8, 0.3 if options.quick else 5.0)
     wanted = options.members or ((2,) if options.quick else (8, 16) if device.type == "cpu" else (8, 32, 64))
     most = pack_size(run, device, fused=True)
-    rows = []
+    rows: list[Row] = []
     for members in sorted({min(m, most) for m in wanted}):
-        runs = [replace(run, lr=1e-3 * 1.01**m) for m in range(members)]
-        alone = Training(run, data, device)
-        ways: dict[str, Any] = {"alone": alone.train_step}
-        ways |= {name: Cohort(runs, data, device, fused=name == "fused").engine.train_step
-                 for name in (("fused", "in turn") if device.type == "cpu" else ("fused",))}  # fmt: skip
-        taken = seconds(ways, options.repeats, device)
+        taken = seconds(_ways(run, members, data, options), options.repeats, device)
         each = {name: time / (1 if name == "alone" else members) for name, time in taken.items()}
         trial = processes.startup_seconds + TRIAL_STEPS * each["alone"]
-        for name, time_each in each.items():
-            rows.append(
-                {
-                    "parameters": parameters(run.model).total,
-                    "members": 1 if name == "alone" else members,
-                    "way": name,
-                    "ms_each": 1e3 * time_each,
-                    "vs_alone": each["alone"] / time_each,
-                    "vs_sharing": processes.step_seconds / time_each,
-                    "vs_fresh": trial / (TRIAL_STEPS * time_each),
-                }
-            )
-    rows.append(
-        {
-            "parameters": parameters(run.model).total,
-            "members": processes.count,
-            "way": "processes sharing",
-            "ms_each": 1e3 * processes.step_seconds,
-            "startup": processes.startup_seconds,
-        }
-    )
-    return rows
+        rows += [
+            {
+                "parameters": size,
+                "members": 1 if name == "alone" else members,
+                "way": name,
+                "ms_each": 1e3 * time_each,
+                "vs_alone": each["alone"] / time_each,
+                "vs_sharing": processes.step_seconds / time_each,
+                "vs_fresh": trial / (TRIAL_STEPS * time_each),
+            }
+            for name, time_each in each.items()
+        ]
+    shared = {"ms_each": 1e3 * processes.step_seconds, "startup": processes.startup_seconds}
+    return [*rows, {"parameters": size, "members": processes.count, "way": "processes sharing", **shared}]
+
+
+def _ways(run: RunConfig, members: int, data: Prepared, options: Options) -> dict[str, Callable[[], Any]]:
+    device = options.device
+    runs = [replace(run, lr=1e-3 * 1.01**m) for m in range(members)]
+    ways = {
+        "alone": Training(run, data, device).train_step,
+        "fused": Cohort(runs, data, device, fused=True).engine.train_step,
+    }
+    if options.compiled:
+        ways["fused compiled"] = compiled(runs, data, device)
+    if device.type == "cpu":
+        ways["in turn"] = Cohort(runs, data, device, fused=False).engine.train_step
+    return ways
+
+
+def compiled(runs: list[RunConfig], data: Prepared, device: torch.device) -> Callable[[], Any]:
+    """The fused step with torch.compile where elementwise work is: not the loss, which is written by hand."""
+    engine = Fused(runs, data, device)
+    engine.model.features = torch.compile(engine.model.features)
+    return engine.train_step
 
 
 class Processes:
