@@ -55,7 +55,7 @@ def load(checkout: Path) -> ModuleType:
 
 def compare(module: ModuleType, run: RunConfig, data: Prepared, options: Options) -> list[Row]:
     """Losses first, both in fp32 from the same weights; then time, each as it would train here."""
-    steps = 3 if options.quick else 100 if options.device.type == "cpu" else 30
+    steps = 3 if options.quick else 30
     exact = Training(replace(run, precision="fp32"), data, options.device)
     peer = Peer(module, run, data, options.device, fp32=True)
     copy_weights(peer.model, exact.model)
