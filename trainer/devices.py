@@ -59,7 +59,7 @@ def peak_of(name: str) -> float | None:
 
 
 @functools.cache
-def measured_flops(precision: str = "bf16", size: int = 1024, repeats: int = 5) -> float:
+def measured_flops(precision: str = "bf16", size: int = 1024, repeats: int = 20) -> float:
     """FLOP/s of square matrix products on this CPU with the threads that torch uses now: the peak that can be had,
     where no maker's figure says it. The best of `repeats`."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
