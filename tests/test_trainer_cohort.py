@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -207,6 +208,24 @@ def test_loss_of_many_models_is_that_of_each(chunk: int, monkeypatch: pytest.Mon
 def test_both_ways_to_the_gradient_agree(dtype: torch.dtype, scale: float) -> None:
     logits = (4 * torch.randn(2, 9, 70, generator=torch.Generator().manual_seed(0))).to(dtype)
     wanted = logits.argmax(-1, keepdim=True)
-    losses, gradients = zip(*(f(logits.clone(), wanted, scale) for f in (_softmax_cpu, _softmax_cuda)), strict=True)
+    losses, gradients = zip(
+        *(f(logits.clone(), wanted, scale, True) for f in (_softmax_cpu, _softmax_cuda)), strict=True
+    )
     torch.testing.assert_close(*losses)
     torch.testing.assert_close(*gradients)
+    for f, loss in zip((_softmax_cpu, _softmax_cuda), losses, strict=True):
+        assert torch.equal(f(logits.clone(), wanted, scale, False)[0], loss)
+
+
+def test_no_gradient_is_made_where_none_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    def softmax(*arguments: Any) -> Any:
+        asked.append(arguments[-1])
+        return _softmax_cpu(*arguments)
+
+    monkeypatch.setattr("trainer.loss._softmax_cpu", softmax)
+    x, weight, targets = torch.ones(3, 4), torch.ones(5, 4, requires_grad=True), torch.zeros(3, dtype=torch.int64)
+    with torch.no_grad():
+        without = linear_cross_entropy(x, weight, targets)
+    assert torch.equal(without, linear_cross_entropy(x, weight, targets).detach()) and asked == [False, True]

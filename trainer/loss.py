@@ -23,15 +23,17 @@ def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, scale: floa
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(dtype), weight.to(dtype)
-    if x.dim() == 2:
-        return _LinearCrossEntropy.apply(x[None], weight[None], targets, scale)[0]  # type: ignore[no-any-return]
-    return _LinearCrossEntropy.apply(x, weight, targets, scale)  # type: ignore[no-any-return]
+    # Asked here: inside, autograd is off, and ctx.needs_input_grad is True under no_grad as well.
+    differentiate = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    one = x.dim() == 2
+    stacked = (x[None], weight[None]) if one else (x, weight)
+    loss: Tensor = _LinearCrossEntropy.apply(*stacked, targets, scale, differentiate)  # type: ignore[assignment]
+    return loss[0] if one else loss
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, scale: float) -> Tensor:
-        differentiate = any(ctx.needs_input_grad)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, scale: float, differentiate: bool) -> Tensor:
         members, rows, _ = x.shape
         height = max(1, CHUNK_BYTES.get(x.device.type, 2**28) // (4 * weight.shape[1]))  # rows of logits at a time
         together = min(members, max(1, height // rows))  # whole members first: taller products, fewer sums of them
@@ -46,9 +48,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 for start in range(0, rows, height):
                     part, wanted = x[some, start : start + height], targets[start : start + height, None]
                     wanted = wanted.expand(*part.shape[:-1], 1)
-                    loss, gradient = softmax(part @ w.mT, wanted, scale)
+                    loss, gradient = softmax(part @ w.mT, wanted, scale, differentiate)
                     total[some] += loss
-                    if grad_x is None or grad_weight is None:
+                    if gradient is None or grad_x is None or grad_weight is None:
                         continue
                     torch.matmul(gradient, w, out=grad_x[some, start : start + height])
                     grad_weight[some] += gradient.mT @ part
@@ -57,14 +59,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total / rows
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         grad_x, grad_weight = ctx.saved_tensors
         factor = (grads[0] * ctx.factor)[:, None, None]
-        return grad_x * factor.to(grad_x.dtype), (grad_weight * factor).to(ctx.dtype), None, None
+        return grad_x * factor.to(grad_x.dtype), (grad_weight * factor).to(ctx.dtype), None, None, None
 
 
-def _softmax_cpu(logits: Tensor, wanted: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Sum over rows of -log p[wanted], and p minus one at `wanted` in the dtype of the logits [..., n, V].
+def _softmax_cpu(logits: Tensor, wanted: Tensor, scale: float, differentiate: bool) -> tuple[Tensor, Tensor | None]:
+    """Sum over rows of -log p[wanted], and p minus one at `wanted` in the dtype of the logits [..., n, V]
+    where it is wanted.
 
     In place: a second buffer of fp32 logits would not fit the cache beside the first.
     """
@@ -75,12 +78,14 @@ def _softmax_cpu(logits: Tensor, wanted: Tensor, scale: float) -> tuple[Tensor, 
     loss = -work.gather(-1, wanted).sum((-2, -1))
     normaliser = work.exp_().sum(dim=-1, keepdim=True)
     loss += normaliser.log().sum((-2, -1))
+    if not differentiate:
+        return loss, None
     work /= normaliser
     work.scatter_add_(-1, wanted, work.new_full((1,), -1.0).expand_as(wanted))
     return loss, work.to(logits.dtype)
 
 
-def _softmax_cuda(logits: Tensor, wanted: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+def _softmax_cuda(logits: Tensor, wanted: Tensor, scale: float, differentiate: bool) -> tuple[Tensor, Tensor | None]:
     """The same in two passes over memory (14 bytes a bf16 logit against 50), which is what bounds a GPU here.
 
     p - 1 is taken from the logarithm, since p itself is rounded to bf16.
@@ -88,6 +93,9 @@ def _softmax_cuda(logits: Tensor, wanted: Tensor, scale: float) -> tuple[Tensor,
     scaled = logits if scale == 1.0 else logits.float() * scale
     log_p = torch.log_softmax(scaled, -1, dtype=torch.float32)
     log_p_wanted = log_p.gather(-1, wanted)
+    loss = -log_p_wanted.sum((-2, -1))
+    if not differentiate:
+        return loss, None
     gradient = torch.exp(log_p, out=torch.empty_like(logits))
     gradient.scatter_(-1, wanted, log_p_wanted.expm1().to(gradient.dtype))
-    return -log_p_wanted.sum((-2, -1)), gradient
+    return loss, gradient

@@ -88,7 +88,7 @@ def plain_step(run: RunConfig, data: Prepared, device: torch.device) -> Callable
         total = torch.zeros((), device=device)
         for part in np.array_split(batches.sequences(step * count, count), passes):
             tokens = torch.from_numpy(part).to(device)
-            logits = model(tokens[:, :-1])
+            logits = F.linear(model.features(tokens[:, :-1]), model.head_weight)
             loss = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()) * (len(part) / count)
             loss.backward()
             total += loss.detach()
