@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import statistics
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
@@ -20,8 +18,7 @@ from search.store import SearchDir
 from trainer.calibrate import Calibration, calibrate
 from trainer.config import RunConfig, override
 from trainer.counts import flops_per_token, parameters
-from trainer.data import Prepared
-from trainer.data.shards import write_shard
+from trainer.data.synthetic import random_data
 from trainer.devices import device_name, peak_flops, pick_device
 from trainer.presets import preset
 
@@ -47,7 +44,6 @@ def main(argv: Sequence[str]) -> int:
         console.print(forecast_table(SearchDir(config.search)))
         return 0
     device = pick_device()
-    peak = peak_flops(device)
     table = Table(box=SIMPLE, title=f"on {device_name(device)}", title_justify="left")
     headers = ("target", "parameters", "steps", "step 0", "step", "tokens/s", "MFU", "runtime", "dollars")
     for header in headers:
@@ -56,6 +52,7 @@ def main(argv: Sequence[str]) -> int:
         run = override(preset(name), config.set)
         with console.status(f"timing {name}"):
             measured = timed(run)
+        peak = peak_flops(run, device)
         mfu = flops_per_token(run.model) * run.batch / measured.step_seconds / peak if peak else None
         hours = 1e3 * measured.step_seconds * run.steps / 3.6e6
         table.add_row(
@@ -75,22 +72,8 @@ def main(argv: Sequence[str]) -> int:
 
 def timed(run: RunConfig) -> Calibration:
     """Twenty steps on random tokens: what they say does not change what they cost."""
-    rng = np.random.default_rng(0)
-    with tempfile.TemporaryDirectory(prefix="hpt-cost-") as folder:
-        shard = Path(folder) / "random.bin"
-        count = max(4 * run.batch, run.model.context * 64) + 1
-        vocabulary = run.model.vocabulary
-        write_shard(shard, [rng.integers(0, vocabulary, count)], vocabulary)
-        data = Prepared(
-            train=(shard,),
-            val=(shard,),
-            train_tokens=count,
-            val_tokens=count,
-            vocabulary=vocabulary,
-            tokenizer="none",
-            end_of_text=0,
-            bytes_per_token=1.0,
-        )
+    count = max(4 * run.batch, run.model.context * 64) + 1
+    with random_data(run.model.vocabulary, count) as data:
         return calibrate(replace(run, lr=1e-6), data)
 
 

@@ -150,10 +150,10 @@ def test_a_model_that_does_not_fit_says_what_would(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: Prepared
 ) -> None:
     free = 16 * 60_000 / 3
-    monkeypatch.setattr(trainer.memory, "free_bytes", lambda device: free)
+    monkeypatch.setattr(trainer.memory, "free_memory", lambda device: free)
     with pytest.raises(UserError, match=r"too few: shard it over \d+ devices"):
         rows(plan(tmp_path), data)
-    monkeypatch.setattr(trainer.memory, "free_bytes", lambda device: 3e6)
+    monkeypatch.setattr(trainer.memory, "free_memory", lambda device: 3e6)
     with pytest.raises(UserError, match=r"use --set micro_batch=\d+"):
         rows(replace(plan(tmp_path), run=replace(RUN, micro_batch=5000, batch=16 * 5000, tokens=16 * 50000)), data)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import time
 from dataclasses import dataclass
 
 import torch
@@ -44,14 +45,39 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu x{torch.get_num_threads()}"
 
 
-def peak_flops(device: torch.device) -> float | None:
-    """bf16 FLOP/s from the table; None when the device is not in it."""
+def peak_flops(run: RunConfig, device: torch.device) -> float | None:
+    """FLOP/s to judge a run's MFU by: bf16 from the table, None when the device is not in it; on a CPU what a matrix
+    product reaches in the run's precision."""
+    if device.type == "cpu":
+        return measured_flops("bf16" if use_bf16(run, device) else "fp32")
     return peak_of(device_name(device))
 
 
 def peak_of(name: str) -> float | None:
-    """The same by `device_name`, such as a trial records."""
+    """bf16 FLOP/s from the table by `device_name`, such as a trial records; None when it is not there."""
     return next((d.peak_tflops * 1e12 for d in DEVICES if d.match in name), None)
+
+
+@functools.cache
+def measured_flops(precision: str = "bf16", size: int = 1024, repeats: int = 20) -> float:
+    """FLOP/s of square matrix products on this CPU with the threads that torch uses now: the peak that can be had,
+    where no maker's figure says it. The best of `repeats`."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = (torch.ones(size, size, dtype=dtype) for _ in range(2))
+    seconds = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        torch.mm(a, b)
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds[1:])
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that may be allocated: what CUDA has free; half of the machine's memory on a CPU."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
 def use_bf16(run: RunConfig, device: torch.device) -> bool:

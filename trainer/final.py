@@ -14,9 +14,10 @@ import torch
 
 from trainer.checkpoint import unpack
 from trainer.config import RunConfig, to_dict
+from trainer.counts import flops_per_token
 from trainer.data import Prepared
 from trainer.data.tokenizer import load_tokenizer
-from trainer.devices import pick_device
+from trainer.devices import peak_flops, pick_device
 from trainer.errors import UserError
 from trainer.evals import evaluate, locate
 from trainer.generate import sample_text
@@ -153,6 +154,8 @@ class _Keeper:
         self.log: list[Row] = []
         self.saved, self.began, self.blocked = time.monotonic(), time.monotonic(), 0.0
         self.last = 0, 0.0
+        device = self.training.device
+        self.peak = peak_flops(self.training.run, device) if device.type == "cuda" else None
         self.every = max(1, self.training.run.steps // ROWS)
 
     def begin(self) -> None:
@@ -187,6 +190,9 @@ class _Keeper:
         if report.tokens > tokens:
             row["tokens_per_second"] = round((report.tokens - tokens) / max(1e-9, report.seconds - seconds), 1)
             self.last = report.tokens, report.seconds
+            if self.peak:
+                speed = row["tokens_per_second"] * flops_per_token(self.training.run.model)
+                row["mfu"] = round(speed / self.peak / self.training.parallel.size, 4)
         if report.val_loss is not None or report.step % (10 * self.every) == 0:
             self.log.append(dict(row))
         row |= {"status": report.status, "reason": report.reason, "saving_seconds": round(self.blocked, 3)}

@@ -113,13 +113,7 @@ class Training:
 
     def _loss(self, sequences: np.ndarray) -> Tensor:
         """Mean loss of sequences [B, context + 1]."""
-        batch = torch.from_numpy(sequences)
-        if self.device.type == "cuda":
-            batch = batch.pin_memory().to(self.device, non_blocking=True)
-        tokens, targets = batch[:, :-1], batch[:, 1:]
-        documents = None
-        if self.run.data.mask_documents:
-            documents = (tokens == self.data.end_of_text).cumsum(1)
+        tokens, targets, documents = model_inputs(self.run, self.data, sequences, self.device)
         with self.autocast:
             return self.loss_function(tokens, targets, documents)
 
@@ -214,7 +208,7 @@ class Training:
                 continue
             values = torch.stack(losses).tolist()
             losses.clear()
-            if reason := self._diverged(values, warm=self.step > warmup_steps(run)):
+            if reason := divergence(run, values, warm=self.step > warmup_steps(run)):
                 yield report("diverged", reason=reason)
                 return
             now = report("running", train_loss=sum(values) / len(values))
@@ -226,7 +220,7 @@ class Training:
                 return
             yield replace(now, val_loss=self.evaluate()) if evaluating else now
         val_loss = self.evaluate()
-        if reason := self._diverged([val_loss], warm=True):
+        if reason := divergence(run, [val_loss], warm=True):
             yield report("diverged", reason=reason)
             return
         bits = val_loss / math.log(2) / self.data.bytes_per_token
@@ -250,14 +244,27 @@ class Training:
 
         return report
 
-    def _diverged(self, losses: list[float], warm: bool) -> str:
-        """Why these losses mean divergence; empty when they do not. A spike of one step that is made good within the
-        next few is none, so their mean counts; before warmup is over only what is not finite does."""
-        if not all(map(math.isfinite, losses)):
-            return "the loss is not finite"
-        cap = self.run.loss_cap or 1.5 * math.log(self.run.model.vocabulary)
-        mean = sum(losses) / len(losses)
-        return f"a loss of {mean:.2f} is above the cap of {cap:.2f} nats" if warm and mean > cap else ""
+
+def divergence(run: RunConfig, losses: list[float], warm: bool) -> str:
+    """Why these losses mean divergence; empty when they do not. A spike of one step that is made good within the
+    next few is none, so their mean counts; before warmup is over only what is not finite does."""
+    if not all(map(math.isfinite, losses)):
+        return "the loss is not finite"
+    cap = run.loss_cap or 1.5 * math.log(run.model.vocabulary)
+    mean = sum(losses) / len(losses)
+    return f"a loss of {mean:.2f} is above the cap of {cap:.2f} nats" if warm and mean > cap else ""
+
+
+def model_inputs(
+    run: RunConfig, data: Prepared, sequences: np.ndarray, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Sequences [B, context + 1] -> (tokens [B, T], targets [B, T], document numbers [B, T] where they matter)."""
+    batch = torch.from_numpy(sequences)
+    if device.type == "cuda":
+        batch = batch.pin_memory().to(device, non_blocking=True)
+    tokens, targets = batch[:, :-1], batch[:, 1:]
+    documents = (tokens == data.end_of_text).cumsum(1) if run.data.mask_documents else None
+    return tokens, targets, documents
 
 
 def train(

@@ -16,52 +16,86 @@ CHUNK_BYTES = {
 def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor, scale: float = 1.0) -> Tensor:
     """Mean of -log softmax(scale * x @ weight.T)[target], nats.
 
-    x [n, C], weight [V, C], targets [n] int64. Products run in the autocast dtype, sums in fp32. Gradients of x and
-    weight are computed in the forward pass, while a chunk's logits are at hand, so there is no second derivative.
+    x [n, C], weight [V, C], targets [n] int64 -> a scalar; or of P models on the same targets, x [P, n, C], weight
+    [P, V, C] -> [P]. Products run in the autocast dtype, sums in fp32. Gradients of x and weight are computed in the
+    forward pass, while a chunk's logits are at hand, so there is no second derivative.
     """
     if torch.is_autocast_enabled(x.device.type):
         dtype = torch.get_autocast_dtype(x.device.type)
         x, weight = x.to(dtype), weight.to(dtype)
-    return _LinearCrossEntropy.apply(x, weight, targets, scale)  # type: ignore[no-any-return]
+    # Asked here: inside, autograd is off, and ctx.needs_input_grad is True under no_grad as well.
+    differentiate = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    one = x.dim() == 2
+    stacked = (x[None], weight[None]) if one else (x, weight)
+    loss: Tensor = _LinearCrossEntropy.apply(*stacked, targets, scale, differentiate)  # type: ignore[assignment]
+    return loss[0] if one else loss
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, scale: float) -> Tensor:
-        differentiate = any(ctx.needs_input_grad)
-        rows, vocabulary = x.shape[0], weight.shape[0]
-        chunk = max(1, CHUNK_BYTES.get(x.device.type, 2**28) // (4 * vocabulary))
-        total = torch.zeros((), device=x.device)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, scale: float, differentiate: bool) -> Tensor:
+        members, rows, _ = x.shape
+        height = max(1, CHUNK_BYTES.get(x.device.type, 2**28) // (4 * weight.shape[1]))  # rows of logits at a time
+        together = min(members, max(1, height // rows))  # whole members first: taller products, fewer sums of them
+        total = torch.zeros(members, device=x.device)
         grad_x = torch.empty_like(x) if differentiate else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if differentiate else None
+        softmax = _softmax_cuda if x.is_cuda else _softmax_cpu
         with torch.autocast(x.device.type, enabled=False):
-            for start in range(0, rows, chunk):
-                part, wanted = x[start : start + chunk], targets[start : start + chunk, None]
-                logits = (part @ weight.t()).float()
-                if scale != 1.0:
-                    logits *= scale
-                logits -= logits.amax(dim=1, keepdim=True)
-                total -= logits.gather(1, wanted).sum()
-                normaliser = logits.exp_().sum(dim=1, keepdim=True)
-                total += normaliser.log().sum()
-                if grad_x is None or grad_weight is None:
-                    continue
-                logits /= normaliser  # now probabilities
-                logits.scatter_add_(1, wanted, logits.new_full((1, 1), -1.0).expand_as(wanted))
-                logits *= scale / rows
-                gradient = logits.to(x.dtype)
-                torch.mm(gradient, weight, out=grad_x[start : start + chunk])
-                grad_weight += gradient.t() @ part
+            for first in range(0, members, together):
+                some = slice(first, first + together) if together > 1 else first  # a batch of one is slower on a CPU
+                w = weight[some]
+                for start in range(0, rows, height):
+                    part, wanted = x[some, start : start + height], targets[start : start + height, None]
+                    wanted = wanted.expand(*part.shape[:-1], 1)
+                    loss, gradient = softmax(part @ w.mT, wanted, scale, differentiate)
+                    total[some] += loss
+                    if gradient is None or grad_x is None or grad_weight is None:
+                        continue
+                    torch.matmul(gradient, w, out=grad_x[some, start : start + height])
+                    grad_weight[some] += gradient.mT @ part
         ctx.save_for_backward(grad_x, grad_weight)
-        ctx.dtype = weight.dtype
+        ctx.factor, ctx.dtype = scale / rows, weight.dtype
         return total / rows
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         grad_x, grad_weight = ctx.saved_tensors
-        return (
-            grad_x * grads[0].to(grad_x.dtype),
-            (grad_weight * grads[0]).to(ctx.dtype),
-            None,
-            None,
-        )
+        factor = (grads[0] * ctx.factor)[:, None, None]
+        return grad_x * factor.to(grad_x.dtype), (grad_weight * factor).to(ctx.dtype), None, None, None
+
+
+def _softmax_cpu(logits: Tensor, wanted: Tensor, scale: float, differentiate: bool) -> tuple[Tensor, Tensor | None]:
+    """Sum over rows of -log p[wanted], and p minus one at `wanted` in the dtype of the logits [..., n, V]
+    where it is wanted.
+
+    In place: a second buffer of fp32 logits would not fit the cache beside the first.
+    """
+    work = logits.float()
+    if scale != 1.0:
+        work = work * scale
+    work -= work.amax(dim=-1, keepdim=True)
+    loss = -work.gather(-1, wanted).sum((-2, -1))
+    normaliser = work.exp_().sum(dim=-1, keepdim=True)
+    loss += normaliser.log().sum((-2, -1))
+    if not differentiate:
+        return loss, None
+    work /= normaliser
+    work.scatter_add_(-1, wanted, work.new_full((1,), -1.0).expand_as(wanted))
+    return loss, work.to(logits.dtype)
+
+
+def _softmax_cuda(logits: Tensor, wanted: Tensor, scale: float, differentiate: bool) -> tuple[Tensor, Tensor | None]:
+    """The same in two passes over memory (14 bytes a bf16 logit against 50), which is what bounds a GPU here.
+
+    p - 1 is taken from the logarithm, since p itself is rounded to bf16.
+    """
+    scaled = logits if scale == 1.0 else logits.float() * scale
+    log_p = torch.log_softmax(scaled, -1, dtype=torch.float32)
+    log_p_wanted = log_p.gather(-1, wanted)
+    loss = -log_p_wanted.sum((-2, -1))
+    if not differentiate:
+        return loss, None
+    gradient = torch.exp(log_p, out=torch.empty_like(logits))
+    gradient.scatter_(-1, wanted, log_p_wanted.expm1().to(gradient.dtype))
+    return loss, gradient

@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 
 from trainer.config import RunConfig
 from trainer.counts import parameters
-from trainer.devices import use_bf16
+from trainer.devices import free_memory, use_bf16
 from trainer.errors import UserError
+from trainer.packing import activation_bytes
 
 STATE_BYTES = 16  # a parameter: fp32 weight, gradient, and AdamW's two moments
-ACTIVATION_BYTES = 34  # a channel, layer and token in 16 bits, without attention's matrix (arXiv 2205.05198, eq. 2)
 SPARE = 0.9  # of what is free: fragmentation, workspaces, the chunk of logits
 
 
 def run_bytes(run: RunConfig, sequences: int, device: torch.device, shards: int = 1) -> float:
     """Of training with so many sequences a forward pass, the state split over `shards` devices."""
-    model, wide = run.model, 1 if use_bf16(run, device) else 2
-    state = STATE_BYTES * parameters(model).total / shards
-    kept = ACTIVATION_BYTES * wide * model.depth * model.width * model.context * sequences
-    return state + kept + 4 * model.width * model.context * sequences  # the stream after the last norm
-
-
-def free_bytes(device: torch.device) -> float:
-    if device.type == "cuda":
-        return float(torch.cuda.mem_get_info(device)[0])
-    try:
-        with open("/proc/meminfo") as file:
-            values = dict(line.split(":") for line in file)
-        return float(values["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):  # no Linux
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    state = STATE_BYTES * parameters(run.model).total / shards
+    return state + activation_bytes(run.model, use_bf16(run, device)) * run.model.context * sequences
 
 
 def micro_batch(run: RunConfig, device: torch.device, workers: int = 1, sharded: bool = False) -> int:
@@ -40,7 +25,7 @@ def micro_batch(run: RunConfig, device: torch.device, workers: int = 1, sharded:
 
     UserError where not even one fits: how much is missing, and what would do.
     """
-    shards, free = (workers if sharded else 1), SPARE * free_bytes(device)
+    shards, free = (workers if sharded else 1), SPARE * free_memory(device)
     share = max(1, run.batch // run.model.context // workers)
     useful = max(1, (4096 if device.type == "cpu" else 65536) // run.model.context)  # more is not faster
     sequences = min(run.micro_batch or useful, share)

@@ -1,0 +1,120 @@
+"""`python -m hpt.bench`: how fast this is here, beside plain PyTorch, plain Ray Tune and nanoGPT."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
+
+from hpt import cli
+from hpt.benches.common import Options, Row
+from trainer.checkpoint import write_atomic
+from trainer.devices import device_name, pick_device
+from trainer.errors import UserError
+
+Section = Literal["step", "cohort", "overhead", "data", "search", "nanogpt", "gpu"]
+GPU = ("step", "cohort", "data")
+"""What `gpu` stands for: all that needs a GPU and no Ray, under 9 minutes."""
+GPU_MINUTES = 7.0  # after which no further shape is begun: the longest takes less than two
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig:
+    """Time what hpt does against the plain way of doing it. Ratios are of one run, the ways taking turns."""
+
+    sections: Annotated[tuple[Section, ...], tyro.conf.Positional] = ("step", "cohort", "overhead", "data", "search")
+    """step: an optimiser step; cohort: members together against alone; overhead: 400 empty trials; data: tokenising and
+    reading; search: hyperband against plain Ray Tune; nanogpt: beside a checkout; gpu: step, cohort and data."""
+    json: Path | None = None
+    """Write all figures there."""
+    quick: bool = False
+    """Tiny sizes: whether it works, not how fast it is."""
+    repeats: int = 3
+    """Timed calls of each way; the median counts."""
+    compiled: bool = False
+    """Time torch.compile as well (it needs a C++ compiler, and a minute a shape)."""
+    members: tuple[int, ...] = ()
+    """Sizes of cohorts; default: 8 and 16 on a CPU, 8, 32 and 64 on a GPU."""
+    device: str = "auto"
+    """cpu, cuda or auto."""
+    minutes: float | None = None
+    """Begin no further shape after so long; default: 7 for gpu, else no limit."""
+    nanogpt: Path | None = None
+    """A nanoGPT checkout (the folder with its model.py)."""
+
+
+def main(argv: Sequence[str]) -> int:
+    config = cli.parse(BenchConfig, argv, "hpt.bench")
+    if "nanogpt" in config.sections and config.nanogpt is None:
+        raise UserError("The section nanogpt needs --nanogpt PATH: the folder of a nanoGPT checkout.")
+    torch.set_flush_denormal(True)
+    minutes = config.minutes or (GPU_MINUTES if "gpu" in config.sections else math.inf)
+    options = Options(
+        deadline=time.perf_counter() + 60 * minutes,
+        device=pick_device(config.device),
+        repeats=config.repeats,
+        quick=config.quick,
+        compiled=config.compiled,
+        members=config.members,
+        nanogpt=config.nanogpt,
+    )
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    console.print(f"on {device_name(options.device)}, torch {torch.__version__}")
+    found: dict[str, Any] = {}
+    for section in dict.fromkeys(s for name in config.sections for s in (GPU if name == "gpu" else (name,))):
+        began = time.perf_counter()
+        with console.status(section):
+            rows = importlib.import_module(f"hpt.benches.{section}").measure(options)
+        found[section] = {"seconds": time.perf_counter() - began, "rows": rows}
+        console.print(table(section, rows) if rows else f"{section}: no time was left")
+        if config.json is not None:  # after every section: a run that is cut off leaves what it has
+            write_atomic(config.json, json.dumps({**about(options), "sections": found}, indent=1).encode())
+    return 0
+
+
+def about(options: Options) -> dict[str, Any]:
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "device": device_name(options.device),
+        "machine": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "quick": options.quick,
+        "repeats": options.repeats,
+    }
+
+
+def table(title: str, rows: list[Row]) -> Table:
+    """A column for every key of any row."""
+    made = Table(box=SIMPLE, title=title, title_justify="left")
+    keys = list(dict.fromkeys(key for row in rows for key in row if any(r.get(key) is not None for r in rows)))
+    for key in keys:
+        made.add_column(key.replace("_", " "), justify="left" if isinstance(rows[0].get(key), str) else "right")
+    for row in rows:
+        made.add_row(*(written(row.get(key)) for key in keys))
+    return made
+
+
+def written(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+if __name__ == "__main__":
+    cli.run(main)

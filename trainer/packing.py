@@ -1,0 +1,50 @@
+"""How much memory a cohort takes, and so how many members fit."""
+
+from __future__ import annotations
+
+import torch
+
+from trainer.config import ModelConfig, RunConfig
+from trainer.counts import parameters
+from trainer.devices import free_memory, use_bf16
+from trainer.fused import pass_sequences
+from trainer.loss import CHUNK_BYTES
+
+MARGIN = 1.25
+"""What the allocator wastes and the model below does not know of."""
+
+
+def state_bytes(model: ModelConfig) -> int:
+    """Of one member, whatever the batch: weights, gradients and two moments in fp32; the step's copy of the gradient
+    and its work buffer; the weights in bf16; the head's gradient, which the loss holds until its backward pass."""
+    return (4 * 4 + 2 * 4 + 2) * parameters(model).total + 6 * model.vocabulary * model.width
+
+
+def activation_bytes(model: ModelConfig, bf16: bool) -> int:
+    """What the forward pass of one token keeps for the backward pass: inputs of norms in fp32, the rest as computed."""
+    width, hidden, item = model.width, model.hidden, 2 if bf16 else 4
+    heads = (model.heads + 2 * model.n_kv_heads) * model.head_dim
+    turned = (model.heads + model.n_kv_heads) * model.head_dim if model.positions == "rope" else 0
+    repeated = 2 * width if model.n_kv_heads != model.heads else 0
+    attention = heads + turned + repeated + 2 * width
+    feed_forward = hidden * (2 if model.activation == "gelu" else 4)
+    block = 2 * (2 * 4 + item) * width + item * (attention + feed_forward)
+    return model.depth * block + (2 * 4 + 2 * item) * width
+
+
+def cohort_bytes(run: RunConfig, members: int, device: torch.device, fused: bool) -> int:
+    """Peak memory of a cohort. In turn, only one member's activations exist at a time."""
+    sequences = pass_sequences(run, members if fused else 1, device)
+    tokens = (members if fused else 1) * sequences * run.model.context
+    activations = tokens * activation_bytes(run.model, use_bf16(run, device))
+    logits = 3 * max(CHUNK_BYTES[device.type], 4 * run.model.vocabulary)
+    return int(MARGIN * (members * state_bytes(run.model) + activations + logits))
+
+
+def pack_size(run: RunConfig, device: torch.device, *, fused: bool | None = None, limit: int = 256) -> int:
+    """The most members of `run`'s shape, at most `limit`, that fit into what memory is free; at least one."""
+    fused = device.type == "cuda" if fused is None else fused
+    free, size = free_memory(device), limit
+    while size > 1 and cohort_bytes(run, size, device, fused) > free:
+        size -= 1
+    return size
