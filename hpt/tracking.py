@@ -35,7 +35,7 @@ def tracking_uri(given: str | None = None) -> str:
 def ui_command(uri: str) -> str:
     if uri.startswith("http"):
         return f"open {uri}"
-    return f"mlflow ui --backend-store-uri {uri} --host 127.0.0.1"
+    return f"python -m hpt.ui --tracking-uri {uri}"
 
 
 W = TypeVar("W")
@@ -111,6 +111,14 @@ def connect(uri: str, name: str) -> tuple[Any, str]:
     client = mlflow.MlflowClient(tracking_uri=uri)
     found = client.get_experiment_by_name(name)
     return client, found.experiment_id if found else client.create_experiment(name)
+
+
+def experiment_of(uri: str, name: str) -> str | None:
+    """Id of the experiment called `name`; None: there is none."""
+    import mlflow
+
+    found = mlflow.MlflowClient(tracking_uri=uri).get_experiment_by_name(name)
+    return found.experiment_id if found else None
 
 
 class _Writer:

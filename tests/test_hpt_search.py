@@ -81,7 +81,7 @@ def test_search_finds_an_lr_and_says_what_it_cost(finished: tuple[Path, str]) ->
     directory = SearchDir(folder / "searches" / "tiny")
     answer = directory.read_recommendation()
     assert f"Recommended max lr: {answer['lr']:.3g}" in output
-    for words in ("50 % interval", "90 % interval", "largest stable lr", "FLOPs", "of the target run", "mlflow ui"):
+    for words in ("50 % interval", "90 % interval", "largest stable lr", "FLOPs", "of the target run", "hpt.ui"):
         assert words in output, words
     low, high = answer["interval90"]
     assert low < answer["interval50"][0] < answer["lr"] < answer["interval50"][1] < high
