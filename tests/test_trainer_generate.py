@@ -16,7 +16,7 @@ from trainer.checkpoint import checkpoint_path, save_checkpoint
 from trainer.config import DataConfig, ModelConfig, RunConfig, to_dict
 from trainer.data.tokenizer import load_tokenizer, train_tokenizer
 from trainer.errors import UserError
-from trainer.exchange import leave
+from trainer.exchange import from_trained, leave
 from trainer.generate import Decoder, filter_logits, generate
 from trainer.model import Transformer
 from trainer.trained import Trained
