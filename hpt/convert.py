@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import tyro
@@ -12,10 +12,10 @@ from rich.console import Console
 
 from hpt import cli
 from hpt.screen import short
+from trainer.config import ModelConfig
 from trainer.counts import parameters
 from trainer.errors import UserError
-from trainer.exchange import FORMATS, come, leave, settle
-from trainer.trained import open_trained
+from trainer.exchange import FORMATS, come, leave, settle, with_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,23 +42,26 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"There is no {config.source}.")
     if config.out.exists() and (config.out.is_file() or any(config.out.iterdir())):
         raise UserError(f"{config.out} exists already: choose another place, or remove it.")
-    if config.to == "hpt":
-        plain = come(config.source)
-        if (given := config.tokenizer) is not None and given.endswith(".json"):
-            plain = replace(plain, tokenizer_file=Path(given).read_bytes())
-        elif given is not None:
-            plain = replace(plain, run=replace(plain.run, data=replace(plain.run.data, tokenizer=given)))
-        settle(plain, config.out)
-        run = plain.run
-    elif (config.source / "checkpoints").is_dir() or config.source.suffix == ".safetensors":
-        trained = open_trained(config.source)
-        leave(trained, config.to, config.out)
-        run = trained.run
-    else:
-        raise UserError(f"{config.source} is not a run of hpt: bring it in first with --to hpt, then convert the run.")
-    size = short(parameters(run.model).total)
-    Console(highlight=False).print(f"{size} parameters written as {config.to} to {config.out}")
+    plain = come(config.source)
+    if config.tokenizer is not None:
+        plain = with_tokenizer(plain, config.tokenizer)
+    console, model = Console(highlight=False), plain.run.model
+    size = short(parameters(model).total)
+    if config.to != "hpt":
+        leave(plain, config.to, config.out)
+        console.print(f"{size} parameters written as {config.to} to {config.out}")
+        return 0
+    file = settle(plain, config.out)
+    console.print(f"{size} parameters written as a run to {config.out}; train on from it with")
+    start = f" --start-step {plain.step}" if plain.step else ""
+    console.print(f"  --init-from {file}{start} --set {settings(model)}", soft_wrap=True)
     return 0
+
+
+def settings(model: ModelConfig) -> str:
+    """The fields of a model that are not the default's, as --set takes them."""
+    named = ((f.name, getattr(model, f.name), f.default) for f in fields(model))
+    return " ".join(f"model.{name}={value}" for name, value, default in named if value != default)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,15 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 from hpt import cli
 from hpt.screen import short
@@ -63,7 +72,16 @@ def get(config: Get, console: Console) -> int:
     corpus, files = CORPORA[config.name], wanted(config.name, config.tokens, config.shards)
     folder = config.out or corpus_folder(config.name)
     console.print(f"{config.name}: {corpus.line}; {len(files)} files to {folder}")
-    fetch(config.name, files, folder, console.print)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console) as bars:
+        tasks = dict[str, TaskID]()
+
+        def progress(file: str, done: int, size: int) -> None:
+            if file not in tasks:
+                tasks[file] = bars.add_task(f"{file} ({files.index(file) + 1} of {len(files)})", total=size)
+            bars.update(tasks[file], completed=done)
+
+        fetch(config.name, files, folder, console.print, progress)
     where = config.name if config.out is None else config.out
     console.print(f"complete; use it with --corpus {where} --tokenizer {corpus.tokenizer}")
     return 0

@@ -16,7 +16,7 @@ from trainer.checkpoint import checkpoint_path, save_checkpoint
 from trainer.config import DataConfig, ModelConfig, RunConfig, to_dict
 from trainer.data.tokenizer import load_tokenizer, train_tokenizer
 from trainer.errors import UserError
-from trainer.exchange import leave
+from trainer.exchange import from_trained, leave
 from trainer.generate import Decoder, filter_logits, generate
 from trainer.model import Transformer
 from trainer.trained import Trained
@@ -56,7 +56,8 @@ def test_transformers_goes_on_alike(tmp_path: Path) -> None:
     encoding = load_tokenizer(str(tmp_path / "t.json"))
     made = network(GPT2)
     run = RunConfig(model=GPT2, tokens=24, batch=24)
-    leave(Trained(run=run, model=made, encoding=encoding, step=0, path=tmp_path), "hf", tmp_path / "hf")
+    ours = Trained(run=run, model=made, encoding=encoding, step=0, path=tmp_path)
+    leave(from_trained(ours), "hf", tmp_path / "hf")
     theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "hf").eval()
     prompt = torch.tensor([[5, 17, 200]])
     mask = torch.ones_like(prompt)

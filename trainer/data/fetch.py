@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import http.client
 import os
+import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
 
 from trainer.data.folders import cache_dir
 from trainer.data.shards import read_shard
 from trainer.errors import UserError
+
+TRIES = 4  # connections that bring nothing before a fetch gives up
+PAUSE = 0.5  # seconds, doubled from one to the next
+Progress = Callable[[str, int, int], None]
+"""Told a file's name, the bytes of it that are here, and all its bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,43 +80,94 @@ def wanted(name: str, tokens: float | None, shards: int | None) -> list[str]:
     return [*corpus.val, *(corpus.train.format(i) for i in range(corpus.first, corpus.first + count))]
 
 
-def fetch(name: str, files: list[str], folder: Path, say: Callable[[str], None]) -> None:
-    """Fetch what is missing or damaged. HF_ENDPOINT names another server than the hub's."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+def fetch(name: str, files: list[str], folder: Path, say: Callable[[str], None], progress: Progress) -> None:
+    """Fetch what is missing or damaged; a file has its name only once it is whole and right.
 
-    corpus, endpoint = CORPORA[name], os.environ.get("HF_ENDPOINT")
-    for i, file in enumerate(files):
-        path = folder / file
-        if path.is_file() and not damage(path):
-            continue
-        if path.is_file():
-            say(f"{damage(path)} It is fetched again.")
-            path.unlink()
-        say(f"{file} ({i + 1} of {len(files)})")
-        source = {"repo_id": corpus.repository, "filename": file, "repo_type": "dataset", "endpoint": endpoint}
+    HF_ENDPOINT names another server than the hub's. UserError when a file cannot be had or is not what was published.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):
+        for file in files:
+            path = folder / file
+            if path.is_file() and (reason := damage(path)):
+                say(f"{reason} It is fetched again.")
+                path.unlink()
+            if not path.is_file():
+                _fetch_one(name, path, progress)
+
+
+def _fetch_one(name: str, path: Path, progress: Progress) -> None:
+    """The part that has arrived lies beside `path` as PATH.part, and the next fetch goes on from its end."""
+    try:
+        published = _metadata(CORPORA[name].repository, path.name)
+        part = path.with_name(f"{path.name}.part")
+        _receive(published.location, part, published.size, lambda done: progress(path.name, done, published.size))
+    except UserError:
+        raise
+    except Exception as error:  # whatever the network does; the hub's client has its own family of errors
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:150]
+        raise UserError(
+            f"{path.name} of {name} cannot be fetched ({reason}): check the network and give the same command again, "
+            "it goes on where it stopped; or set HF_ENDPOINT to a mirror."
+        ) from None
+    etag = published.etag or ""
+    wrong = ""
+    if len(etag) == 64 and etag != _sha256(part):  # large files carry their SHA-256
+        wrong = f"{path.name} arrived damaged (its checksum is not the published one): fetch it again."
+    elif path.suffix == ".bin" and (reason := damage(part)):
+        wrong = f"What the server has as {path.name} is no whole token shard ({reason})"
+    if wrong:
+        part.unlink()
+        raise UserError(wrong)
+    os.replace(part, path)
+
+
+def _metadata(repository: str, file: str) -> Any:
+    """The hub's word on a file: location, size in bytes, etag."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
+
+    url = hf_hub_url(repository, file, repo_type="dataset", endpoint=os.environ.get("HF_ENDPOINT"))
+    try:
+        found = get_hf_file_metadata(url)
+    except (EntryNotFoundError, RepositoryNotFoundError):
+        raise UserError(f"{repository} has no file {file} any more.") from None
+    if found.commit_hash is None or not found.size:
+        raise ValueError(f"{url} is not answered by a hub")
+    return found
+
+
+def _receive(url: str, part: Path, size: int, progress: Callable[[int], None]) -> None:
+    """Append to `part` until it has `size` bytes, asking again where a connection ends early."""
+    idle = 0
+    if part.is_file() and part.stat().st_size > size:
+        part.unlink()
+    while (have := part.stat().st_size if part.is_file() else 0) < size:
         try:
-            hf_hub_download(**source, local_dir=folder)
-            etag = get_hf_file_metadata(hf_hub_url(**source)).etag or ""
-        except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-            if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
-                raise UserError(f"{corpus.repository} has no file {file} any more.") from None
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:150]
-            raise UserError(
-                f"{file} of {name} cannot be fetched ({reason}): check the network and give the same command again, "
-                "it goes on where it stopped; or set HF_ENDPOINT to a mirror."
-            ) from None
-        if len(etag) == 64 and etag != _sha256(path):  # large files carry their SHA-256
-            path.unlink()
-            raise UserError(f"{file} arrived damaged (its checksum is not the published one): fetch it again.")
-        if reason := damage(path):
-            path.unlink()
-            raise UserError(f"{reason} The hub's own copy seems to be so.")
+            request = urllib.request.Request(url, headers={"Range": f"bytes={have}-", "User-Agent": "hpt"})
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                goes_on = answer.status == 206  # a server that knows no ranges sends all of it again
+                with part.open("ab" if goes_on else "wb") as file:
+                    while chunk := answer.read(2**20):
+                        file.write(chunk)
+                        progress(file.tell())
+            ended = ConnectionError(f"the connection ended after {part.stat().st_size:,} of {size:,} bytes")
+        except (http.client.HTTPException, urllib.error.URLError, ConnectionError, TimeoutError) as error:
+            ended = error
+        gained = part.is_file() and part.stat().st_size > have
+        idle = 0 if gained else idle + 1
+        if idle == TRIES:
+            raise ended
+        if idle:
+            time.sleep(PAUSE * 2**idle)
+    progress(size)
 
 
 def damage(path: Path) -> str:
-    """What is wrong with a token shard; empty for a good one and for other files."""
-    if path.suffix != ".bin":
+    """What is wrong with a token shard; empty for a good one and for files of text."""
+    if path.suffix == ".txt":
         return ""
     try:
         read_shard(path)

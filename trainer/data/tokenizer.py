@@ -24,13 +24,10 @@ NAMED = ("gpt2", "r50k_base", "p50k_base", "cl100k_base", "o200k_base")
 def load_tokenizer(spec: str) -> tiktoken.Encoding:
     """By tiktoken's name, or from a file that `train_tokenizer` wrote."""
     if spec.endswith(".json"):
-        values = json.loads(Path(spec).read_text())
-        return tiktoken.Encoding(
-            name=Path(spec).stem,
-            pat_str=values["pattern"],
-            mergeable_ranks={base64.b64decode(token): rank for token, rank in values["ranks"].items()},
-            special_tokens=values["special_tokens"],
-        )
+        try:
+            return from_json(Path(spec).read_text("utf-8"), Path(spec).stem)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise UserError(f"{spec} is not a tokenizer file of hpt ({type(error).__name__}): give a run's.") from None
     if spec not in NAMED:
         near = difflib.get_close_matches(spec, NAMED, n=2)
         hint = f"did you mean {' or '.join(near)}?" if near else f"choose bpe:SIZE or one of {', '.join(NAMED)}."
@@ -42,6 +39,24 @@ def load_tokenizer(spec: str) -> tiktoken.Encoding:
             f"The vocabulary of tokenizer {spec!r} cannot be fetched ({type(error).__name__}): connect once, point "
             "TIKTOKEN_CACHE_DIR at a folder that has it, or use --tokenizer bpe:SIZE, which needs no network."
         ) from None
+
+
+def from_json(text: str, name: str) -> tiktoken.Encoding:
+    """The encoding in a tokenizer file; KeyError, ValueError ... when `text` is none."""
+    values = json.loads(text)
+    return tiktoken.Encoding(
+        name=name,
+        pat_str=values["pattern"],
+        mergeable_ranks={base64.b64decode(token): rank for token, rank in values["ranks"].items()},
+        special_tokens=values["special_tokens"],
+    )
+
+
+def to_json(encoding: tiktoken.Encoding) -> str:
+    """The inverse of `from_json`: a splitting pattern, tokens in base64 by rank, special tokens."""
+    ranks = sorted(encoding._mergeable_ranks.items(), key=lambda item: item[1])
+    written = {base64.b64encode(token).decode(): rank for token, rank in ranks}
+    return json.dumps({"pattern": encoding._pat_str, "ranks": written, "special_tokens": encoding._special_tokens})
 
 
 def bpe_size(spec: str) -> int | None:

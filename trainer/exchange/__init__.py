@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -11,9 +11,10 @@ from torch import Tensor
 
 from trainer.checkpoint import checkpoint_path, save_checkpoint, write_atomic
 from trainer.config import to_dict
+from trainer.data.tokenizer import NAMED, load_tokenizer, to_json
 from trainer.errors import UserError
 from trainer.exchange import huggingface, llmc, torchfile
-from trainer.exchange.plain import Plain, fold
+from trainer.exchange.plain import Plain, check, fold, tokenizer_name
 from trainer.trained import Trained, open_trained
 
 
@@ -34,33 +35,49 @@ FORMATS = {
 }
 
 
-def leave(trained: Trained, kind: str, path: Path) -> None:
-    """Write a trained model in a format of the table; what a format cannot say is a UserError."""
-    tensors = {name: p.detach().cpu() for name, p in trained.model.named_parameters()}
-    plain = Plain(run=trained.run, tensors=tensors, encoding=trained.encoding, step=trained.step)
+def leave(plain: Plain, kind: str, path: Path) -> None:
+    """Write a model in a format of the table; what a format cannot say is a UserError."""
+    if plain.encoding is None and plain.run.data.tokenizer in NAMED:
+        plain = replace(plain, encoding=load_tokenizer(plain.run.data.tokenizer))
     FORMATS[kind].write(fold(plain), path)
+
+
+def from_trained(trained: Trained) -> Plain:
+    tensors = {name: p.detach().cpu() for name, p in trained.model.named_parameters()}
+    return Plain(run=trained.run, tensors=tensors, encoding=trained.encoding, step=trained.step)
 
 
 def come(path: Path) -> Plain:
     """Read a model in whatever format of the table (or of hpt) `path` is in."""
     for form in FORMATS.values():
         if form.found(path):
-            return form.read(path)
+            return check(form.read(path), str(path))
     if (path / "checkpoints").is_dir() or path.suffix == ".safetensors":
-        trained = open_trained(path, torch.device("cpu"))
-        tensors = {name: p.detach() for name, p in trained.model.named_parameters()}
-        return fold(Plain(run=trained.run, tensors=tensors, encoding=trained.encoding, step=trained.step))
+        return from_trained(open_trained(path, torch.device("cpu")))
     raise UserError(
         f"{path} is no model that hpt knows: it reads runs of hpt.train, folders of transformers (config.json and "
         "model.safetensors), llm.c's model_*.bin and files of plain tensors (.pt)."
     )
 
 
-def settle(plain: Plain, folder: Path) -> None:
-    """Write a model as a run of hpt, which can be evaluated, generated from, and trained on with --init-from."""
+def with_tokenizer(plain: Plain, spec: str) -> Plain:
+    """A model that came without its tokenizer, given one by name or by a run's tokenizer.json."""
+    encoding, rows = load_tokenizer(spec), plain.run.model.vocabulary
+    if encoding.n_vocab > rows:
+        raise UserError(f"Tokenizer {spec} has {encoding.n_vocab:,} ids and the model {rows:,}: it is another's.")
+    data = replace(plain.run.data, tokenizer=tokenizer_name(encoding))
+    return replace(plain, encoding=encoding, run=replace(plain.run, data=data))
+
+
+def settle(plain: Plain, folder: Path) -> Path:
+    """Write a model as a run of hpt, which can be evaluated, generated from, and trained on with --init-from the
+    checkpoint that is returned."""
+    named = plain.run.data.tokenizer in NAMED
+    if plain.encoding is None and not named:
+        raise UserError("The model comes without a tokenizer that hpt can read: name it with --tokenizer.")
     tensors: dict[str, Tensor] = {f"model.{name}": tensor for name, tensor in plain.tensors.items()}
-    save_checkpoint(
-        checkpoint_path(folder / "checkpoints", plain.step), tensors, {"step": plain.step, "run": to_dict(plain.run)}
-    )
-    if plain.tokenizer_file is not None:
-        write_atomic(folder / "tokenizer.json", plain.tokenizer_file)
+    file = checkpoint_path(folder / "checkpoints", plain.step)
+    if plain.encoding is not None and not named:
+        write_atomic(folder / "tokenizer.json", to_json(plain.encoding).encode())
+    save_checkpoint(file, tensors, {"step": plain.step, "run": to_dict(plain.run)})
+    return file

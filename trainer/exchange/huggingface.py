@@ -6,17 +6,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-import tiktoken
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
 from trainer.checkpoint import write_atomic
 from trainer.config import DataConfig, ModelConfig, RunConfig
-from trainer.data.tokenizer import byte_characters
 from trainer.errors import UserError
-from trainer.exchange.plain import Plain
+from trainer.exchange import tokenizer_json
+from trainer.exchange.plain import Plain, tokenizer_name
 
 # (ours, theirs, whether theirs is the transpose: GPT-2's Conv1D)
 GPT2 = (
@@ -34,8 +33,20 @@ LLAMA = (
 )  # fmt: skip
 
 
+INDEX = "model.safetensors.index.json"  # of large models, in several files
+# What a folder may say of the model without being another model than ours; a key that is absent is right.
+GPT2_ONLY: dict[str, tuple[Any, ...]] = {
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh"), "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,), "add_cross_attention": (False,),
+}  # fmt: skip
+LLAMA_ONLY: dict[str, tuple[Any, ...]] = {
+    "hidden_act": ("silu", "swish"), "attention_bias": (False,), "mlp_bias": (False,),
+    "rope_type": ("default",), "head_dim": (None,),
+}  # fmt: skip
+
+
 def found(path: Path) -> bool:
-    return (path / "config.json").is_file() and (path / "model.safetensors").is_file()
+    return (path / "config.json").is_file() and any((path / name).is_file() for name in ("model.safetensors", INDEX))
 
 
 def write(plain: Plain, folder: Path) -> None:
@@ -57,7 +68,7 @@ def write(plain: Plain, folder: Path) -> None:
     held = {name: tensor.contiguous() for name, tensor in tensors.items()}
     write_atomic(folder / "model.safetensors", save(held, metadata={"format": "pt"}))
     if plain.encoding is not None:
-        write_atomic(folder / "tokenizer.json", _tokenizer(plain.encoding).to_str().encode())
+        write_atomic(folder / "tokenizer.json", tokenizer_json.written(plain.encoding).encode())
         end_text = plain.encoding.decode([plain.encoding.eot_token])
         about = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": end_text, "eos_token": end_text}
         about |= {"model_max_length": model.context, "clean_up_tokenization_spaces": False}
@@ -115,20 +126,39 @@ def _to_llama(model: ModelConfig, tensors: dict[str, Tensor]) -> dict[str, Tenso
 
 
 def read(folder: Path) -> Plain:
-    config = json.loads((folder / "config.json").read_text())
-    tensors = load_file(folder / "model.safetensors")
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+        files = ["model.safetensors"]
+        if (folder / INDEX).is_file():
+            files = sorted(set(json.loads((folder / INDEX).read_text("utf-8"))["weight_map"].values()))
+        tensors = {name: tensor for file in files for name, tensor in load_file(folder / file).items()}
+    except (SafetensorError, ValueError, OSError) as error:
+        raise UserError(f"{folder} cannot be read ({error}): fetch or write it again.") from None
     kind = config.get("model_type")
     if kind not in ("gpt2", "llama"):
         raise UserError(f"{folder} holds a model of type {kind!r}: hpt reads gpt2 and llama.")
+    _check(config, folder)
     try:
         model, ours = _from_gpt2(config, tensors) if kind == "gpt2" else _from_llama(config, tensors)
     except KeyError as error:
         raise UserError(f"{folder} is incomplete: it has no {error}.") from None
-    encoding = "gpt2" if model.vocabulary in (50257, 50304) else "unknown"
-    run = RunConfig(
-        model=model, data=DataConfig(tokenizer=encoding), tokens=model.context, batch=model.context, lr=1e-4
-    )
-    return Plain(run=run, tensors={name: t.float().contiguous() for name, t in ours.items()})
+    encoding = tokenizer_json.read(folder)
+    data = DataConfig(tokenizer=tokenizer_name(encoding))
+    run = RunConfig(model=model, data=data, tokens=model.context, batch=model.context, lr=1e-4)
+    return Plain(run=run, tensors={name: t.float().contiguous() for name, t in ours.items()}, encoding=encoding)
+
+
+def _check(config: dict[str, Any], folder: Path) -> None:
+    """What would load without a word and compute something else is refused."""
+    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    said = config | ({"rope_type": kind} if (kind := rope.get("rope_type", rope.get("type"))) else {})
+    if said.get("head_dim") == config.get("hidden_size", 0) // config.get("num_attention_heads", 1):
+        said["head_dim"] = None
+    for key, known in (GPT2_ONLY if config["model_type"] == "gpt2" else LLAMA_ONLY).items():
+        if said.get(key, known[0]) not in known:
+            raise UserError(
+                f"{folder} is a {config['model_type']} with {key}={said[key]!r}, which hpt does not compute."
+            )
 
 
 def _from_gpt2(config: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[ModelConfig, dict[str, Tensor]]:
@@ -137,7 +167,7 @@ def _from_gpt2(config: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[Mode
     model = ModelConfig(
         depth=config["n_layer"], width=config["n_embd"], heads=config["n_head"], ffn=config.get("n_inner"),
         context=config["n_positions"], vocabulary=config["vocab_size"], tied=tied,
-        norm_eps=config["layer_norm_epsilon"],
+        norm_eps=config.get("layer_norm_epsilon", 1e-5),
     )  # fmt: skip
     ours = {"embedding.weight": tensors["wte.weight"], "positions.weight": tensors["wpe.weight"]}
     ours |= {"norm.weight": tensors["ln_f.weight"], "norm.bias": tensors["ln_f.bias"]}
@@ -156,8 +186,9 @@ def _from_llama(config: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[Mod
     model = ModelConfig(
         depth=config["num_hidden_layers"], width=config["hidden_size"], heads=config["num_attention_heads"],
         kv_heads=config.get("num_key_value_heads"), ffn=config["intermediate_size"],
-        context=config["max_position_embeddings"], vocabulary=config["vocab_size"], norm_eps=config["rms_norm_eps"],
-        rope_base=config.get("rope_theta") or rope.get("rope_theta", 10000.0), tied=tied,
+        context=config["max_position_embeddings"], vocabulary=config["vocab_size"], tied=tied,
+        norm_eps=config.get("rms_norm_eps", 1e-6),
+        rope_base=config.get("rope_theta") or rope.get("rope_theta", 10000.0),
         positions="rope", norm="rmsnorm", activation="swiglu", bias=False,
     )  # fmt: skip
     ours = {"embedding.weight": tensors["model.embed_tokens.weight"], "norm.weight": tensors["model.norm.weight"]}
@@ -169,40 +200,3 @@ def _from_llama(config: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[Mod
     if not tied:
         ours["head.weight"] = tensors["lm_head.weight"]
     return model, ours
-
-
-def _tokenizer(encoding: tiktoken.Encoding) -> Tokenizer:
-    """The same byte-level BPE for `tokenizers`: tiktoken keeps ranks only, so each token's merge is found again as the
-    last pair that the lower ranks leave of it."""
-    ranks, letters = encoding._mergeable_ranks, byte_characters()
-
-    def written(token: bytes) -> str:
-        return "".join(letters[b] for b in token)
-
-    merges = [
-        (written(pair[0]), written(pair[1]))
-        for token, rank in sorted(ranks.items(), key=lambda item: item[1])
-        if len(token) > 1 and (pair := _last_merge(token, rank, ranks)) is not None
-    ]
-    vocabulary = {written(token): rank for token, rank in ranks.items()}
-    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([  # type: ignore[assignment]
-        pre_tokenizers.Split(Regex(encoding._pat_str), behavior="isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-    ])  # fmt: skip
-    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
-    specials = sorted(encoding._special_tokens.items(), key=lambda item: item[1])
-    tokenizer.add_special_tokens([AddedToken(text, special=True, normalized=False) for text, _ in specials])
-    return tokenizer
-
-
-def _last_merge(token: bytes, rank: int, ranks: dict[bytes, int]) -> tuple[bytes, bytes] | None:
-    """The two parts that were merged into `token`; None where ranks below its own do not leave two."""
-    parts = [bytes([b]) for b in token]
-    while len(parts) > 2:
-        candidates = [(ranks.get(a + b, rank), i) for i, (a, b) in enumerate(zip(parts, parts[1:], strict=False))]
-        best, i = min(candidates)
-        if best >= rank:
-            return None
-        parts[i : i + 2] = [parts[i] + parts[i + 1]]
-    return (parts[0], parts[1]) if len(parts) == 2 else None

@@ -1,11 +1,13 @@
 """llm.c's model_%08d.bin: 256 int32 of header, then the tensors of GPT-2, each stacked over the layers.
 
 Header: magic 20240326, version (3 fp32, 5 bf16), context, vocabulary, layers, heads, channels, padded vocabulary
-(karpathy/llm.c, train_gpt2.py and train_gpt2.cu).
+(karpathy/llm.c, train_gpt2.py and train_gpt2.cu). llm.c's softmax passes over the rows that pad the embedding; ours
+does not, so they stay behind on import: with logits of 0 they would take most of GPT-2's probability.
 """
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from torch import Tensor
 from trainer.checkpoint import write_atomic
 from trainer.config import DataConfig, ModelConfig, RunConfig
 from trainer.errors import UserError
-from trainer.exchange.plain import Plain
+from trainer.exchange.plain import UNKNOWN, Plain
 
 MAGIC = 20240326
 VERSIONS = {3: torch.float32, 5: torch.bfloat16}
@@ -40,7 +42,7 @@ def write(plain: Plain, path: Path, version: int = 3) -> None:
         raise UserError("llm.c knows GPT-2 only (learned positions, biases, tied embedding): use --to hf or --to pt.")
     if model.n_kv_heads != model.heads:
         raise UserError("llm.c has no grouped key/value heads: use --to pt.")
-    used = plain.encoding.n_vocab if plain.encoding else min(model.vocabulary, 50257)
+    used = plain.encoding.n_vocab if plain.encoding else model.vocabulary
     padded = -(-model.vocabulary // 128) * 128
     header = np.zeros(256, "<i4")
     header[:8] = MAGIC, version, model.context, used, model.depth, model.heads, model.width, padded
@@ -61,28 +63,32 @@ def _bytes(tensor: Tensor, dtype: torch.dtype) -> bytes:
 
 
 def read(path: Path) -> Plain:
-    content = path.read_bytes()
-    header = np.frombuffer(content[:1024], "<i4")
+    header = np.fromfile(path, "<i4", 256)
+    if len(header) < 256:
+        raise UserError(f"{path} is cut short: it ends within its header.")
     version, context, used, depth, heads, width, padded = map(int, header[1:8])
     if version not in VERSIONS:
         raise UserError(f"{path} is of version {version}: hpt reads llm.c's 3 (fp32) and 5 (bf16).")
-    model = ModelConfig(depth=depth, width=width, heads=heads, context=context, vocabulary=padded)
-    shapes = _shapes(model)
-    flat = torch.frombuffer(bytearray(content[1024:]), dtype=VERSIONS[version]).float()
-    expected = sum(int(np.prod(shape)) for _, shape in shapes)
-    if len(flat) != expected:
+    if not 0 < used <= padded:
+        raise UserError(f"{path} is damaged: its header has {used:,} tokens in an embedding of {padded:,} rows.")
+    shapes = _shapes(ModelConfig(depth=depth, width=width, heads=heads, context=context, vocabulary=padded))
+    size = 2 if version == 5 else 4
+    promised, held = sum(math.prod(shape) for _, shape in shapes), (path.stat().st_size - 1024) / size
+    if promised != held:
         raise UserError(
-            f"{path} is cut short or damaged: it holds {len(flat):,} numbers and its header says {expected:,}."
+            f"{path} is cut short or damaged: it holds {held:,.0f} numbers and its header says {promised:,}."
         )
-    tensors, at = dict[str, Tensor](), 0
-    for name, shape in shapes:
-        part = flat[at : (at := at + int(np.prod(shape)))].view(shape)
-        if "{}" in name:
-            tensors |= {name.format(i): part[i].clone() for i in range(depth)}
-        else:
-            tensors[name] = part.clone()
+    tensors = dict[str, Tensor]()
+    with path.open("rb") as file:
+        file.seek(1024)
+        for name, shape in shapes:
+            numbers = np.fromfile(file, f"<i{size}", math.prod(shape))
+            part = torch.from_numpy(numbers).view(VERSIONS[version]).float().view(shape)
+            tensors |= {name.format(i): part[i] for i in range(depth)} if "{}" in name else {name: part}
+    tensors["embedding.weight"] = tensors["embedding.weight"][:used]
     step = path.stem.rpartition("_")[2]
-    data = DataConfig(tokenizer="gpt2" if used == 50257 else "unknown")
+    model = ModelConfig(depth=depth, width=width, heads=heads, context=context, vocabulary=used)
+    data = DataConfig(tokenizer="gpt2" if used == 50257 else UNKNOWN)
     run = RunConfig(model=model, data=data, tokens=context, batch=context, lr=1e-4)
     return Plain(run=run, tensors=tensors, step=int(step) if step.isdigit() else 0)
 

@@ -5,10 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import tiktoken
+import torch
 from torch import Tensor
 
 from trainer.config import RunConfig
+from trainer.data.tokenizer import NAMED
+from trainer.errors import UserError
+from trainer.model import Transformer
 from trainer.parametrisation import forward_scale
+
+UNKNOWN = "unknown"
+"""The tokenizer of a model that came without one that hpt can read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,9 +24,8 @@ class Plain:
     tensors: dict[str, Tensor]
     """As Transformer.named_parameters gives them."""
     encoding: tiktoken.Encoding | None = None
+    """None where only its name is known (run.data.tokenizer), or nothing."""
     step: int = 0
-    tokenizer_file: bytes | None = None
-    """tokenizer.json as trainer.data.tokenizer writes it, where one came along."""
 
 
 def fold(plain: Plain) -> Plain:
@@ -43,3 +49,27 @@ def fold(plain: Plain) -> Plain:
             tensor[:queries] *= scales.attention * model.head_dim**0.5
         tensors[name] = tensor
     return replace(plain, run=replace(run, parametrisation="sp"), tensors=tensors)
+
+
+def tokenizer_name(encoding: tiktoken.Encoding | None) -> str:
+    """What DataConfig calls it: a name that needs no file, where it is that one."""
+    if encoding is None:
+        return UNKNOWN
+    if encoding.name in NAMED:
+        return encoding.name
+    # GPT-2's 50,257 ids, recognised by the numbers that everybody knows
+    if encoding.n_vocab == 50257 and encoding.encode_ordinary("hello world") == [31373, 995]:
+        return "gpt2"
+    return f"bpe:{encoding.n_vocab}"
+
+
+def check(plain: Plain, source: str) -> Plain:
+    """`plain` itself, when its tensors are those of its own configuration; else a UserError that names `source`."""
+    with torch.device("meta"):
+        wanted = {name: tuple(p.shape) for name, p in Transformer(plain.run).named_parameters()}
+    found = {name: tuple(tensor.shape) for name, tensor in plain.tensors.items()}
+    for name in (*wanted, *found):
+        if wanted.get(name) != found.get(name):
+            what = f"{found.get(name, 'missing')}, and its configuration says {wanted.get(name, 'none')}"
+            raise UserError(f"{source} does not fit its own configuration: {name} is {what}.")
+    return plain

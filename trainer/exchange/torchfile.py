@@ -1,4 +1,4 @@
-"""model.pt: one file of plain tensors by hpt's names and a JSON string, for torch.load(weights_only=True)."""
+"""model.pt: one file of plain tensors by hpt's names and JSON strings, for torch.load(weights_only=True)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 
 from trainer.checkpoint import write_atomic
 from trainer.config import RunConfig, from_dict, to_dict
+from trainer.data.tokenizer import from_json, to_json
 from trainer.errors import UserError
 from trainer.exchange.plain import Plain
 
@@ -20,8 +21,11 @@ def found(path: Path) -> bool:
 
 
 def write(plain: Plain, path: Path) -> None:
+    content = {"model": plain.tensors, "run": json.dumps(to_dict(plain.run)), "step": plain.step}
+    if plain.encoding is not None:
+        content["tokenizer"] = to_json(plain.encoding)
     buffer = io.BytesIO()
-    torch.save({"model": plain.tensors, "run": json.dumps(to_dict(plain.run)), "step": plain.step}, buffer)
+    torch.save(content, buffer)
     write_atomic(path, buffer.getvalue())
 
 
@@ -29,6 +33,7 @@ def read(path: Path) -> Plain:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         run = from_dict(RunConfig, json.loads(content["run"]))
-        return Plain(run=run, tensors=content["model"], step=content["step"])
-    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError) as error:
+        encoding = from_json(content["tokenizer"], path.stem) if "tokenizer" in content else None
+        return Plain(run=run, tensors=dict(content["model"]), step=int(content["step"]), encoding=encoding)
+    except (pickle.UnpicklingError, RuntimeError, LookupError, TypeError, ValueError, EOFError) as error:
         raise UserError(f"{path} is not a file of plain tensors that hpt wrote ({type(error).__name__}).") from None
