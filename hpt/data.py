@@ -51,8 +51,8 @@ class Inspect:
 
     corpus: tyro.conf.Positional[str] = "python"
     """As --corpus of hpt.search."""
-    tokenizer: str = "bpe:4096"
-    """As --tokenizer."""
+    tokenizer: str | None = None
+    """As --tokenizer; default: a public corpus's own, else bpe:4096."""
     json: bool = False
     """Print one JSON object instead."""
 
@@ -88,7 +88,8 @@ def get(config: Get, console: Console) -> int:
 
 
 def inspect(config: Inspect, console: Console) -> int:
-    data = DataConfig(corpus=config.corpus, tokenizer=config.tokenizer, val_tokens=1024)
+    known = CORPORA[config.corpus].tokenizer if config.corpus in CORPORA else "bpe:4096"
+    data = DataConfig(corpus=config.corpus, tokenizer=config.tokenizer or known, val_tokens=1024)
     with console.status("preparing data") as status:
         prepared = prepare(data, say=status.update)
     encoding, found = load_tokenizer(prepared.tokenizer), dict[str, object]()

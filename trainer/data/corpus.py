@@ -17,6 +17,7 @@ import zstandard
 
 from trainer.config import DataConfig
 from trainer.data.fetch import CORPORA, corpus_folder
+from trainer.data.tokenizer import END_OF_TEXT
 from trainer.errors import UserError
 
 SUFFIXES = (".txt", ".md", ".jsonl", ".jsonl.gz", ".jsonl.xz", ".jsonl.zst", ".parquet")
@@ -62,7 +63,8 @@ def _readable(path: Path) -> bool:
 
 
 def documents(data: DataConfig) -> Iterator[str]:
-    """The texts of a corpus: a file, a line of .jsonl or a row of .parquet each. Empty ones are passed over."""
+    """The texts of a corpus: a file (or a part of it), a line of .jsonl or a row of .parquet each. Empty ones are
+    passed over."""
     for path in corpus_files(data):
         try:
             yield from (text for text in _read(path, data.text_field) if text.strip())
@@ -90,9 +92,22 @@ def _read(path: Path, field: str) -> Iterator[str]:
         except UnicodeDecodeError:
             return  # a few of the standard library's own tests of encodings
     elif name.endswith((".txt", ".md")):
-        yield path.read_text("utf-8", errors="replace")
+        yield from _parted(path)
     else:
         raise UserError(f"{path} is of no kind that hpt reads: {', '.join(SUFFIXES)}.")
+
+
+def _parted(path: Path) -> Iterator[str]:
+    """The documents of a text file: parted by lines that are <|endoftext|>, as in TinyStories; one without them."""
+    with open(path, encoding="utf-8", errors="replace") as lines:
+        document = list[str]()
+        for line in lines:
+            if line.rstrip() == END_OF_TEXT:
+                yield "".join(document)
+                document.clear()
+            else:
+                document.append(line)
+        yield "".join(document)
 
 
 def open_text(path: Path) -> io.TextIOBase:

@@ -54,7 +54,7 @@ CORPORA = {
     ),
     "tinystories": Corpus(
         repository="roneneldan/TinyStories", val=("TinyStoriesV2-GPT4-valid.txt",),
-        train="TinyStoriesV2-GPT4-train.txt", tokens_per_shard=0, tokenizer="bpe:SIZE",
+        train="TinyStoriesV2-GPT4-train.txt", tokens_per_shard=0, tokenizer="bpe:4096",
         line="2.7M short stories (arXiv 2305.07759), text",
     ),
 }  # fmt: skip

@@ -18,12 +18,13 @@ from filelock import FileLock
 from trainer.checkpoint import write_atomic
 from trainer.config import DataConfig
 from trainer.data.corpus import corpus_files, documents, held_out_rank
+from trainer.data.fetch import CORPORA
 from trainer.data.folders import cache_dir as cache_dir
 from trainer.data.shards import read_shard, write_shard
 from trainer.data.tokenizer import END_OF_TEXT, bpe_size, load_tokenizer, train_tokenizer
 from trainer.errors import UserError
 
-FORMAT = 1  # of the cache; a change of anything below that alters shards raises it
+FORMAT = 2  # of the cache; a change of anything below that alters shards raises it
 HELD_OUT = 0.05  # of the documents, or more where val_tokens need it
 TRAIN_BYTES = 64 * 2**20  # of text that a tokenizer is trained on
 BATCH_BYTES = 16 * 2**20  # of text tokenised at a time
@@ -86,9 +87,11 @@ def prepare(
 def check_enough(prepared: Prepared, data: DataConfig, tokens: int) -> None:
     """UserError when a run of `tokens` would repeat the corpus more often than `data.epochs` allows."""
     if tokens > prepared.train_tokens * data.epochs:
+        get = f"fetch more with python -m hpt.data get {data.corpus} --tokens {math.ceil(tokens / data.epochs)}"
+        more = get if data.corpus in CORPORA else "give a larger corpus"
         raise UserError(
             f"Corpus {data.corpus!r} has {prepared.train_tokens:,} training tokens and the run needs {tokens:,}: "
-            "lower --tokens, give a larger corpus, or allow repetition with "
+            f"lower --tokens, {more}, or allow repetition with "
             f"--set data.epochs={math.ceil(100 * tokens / prepared.train_tokens) / 100:.2f}."
         )
 
