@@ -14,6 +14,7 @@ COMMANDS = {
     "regret": "judge a search's answer by a dense grid at the same target",
     "mup": "check that a parametrisation transfers: activations, and lr sweeps, over widths",
     "report": "a page of what a search or a final run found",
+    "ablate": "is a change of architecture, data or optimiser better, and at every scale?",
     "ui": "MLflow's pages, opened at a search",
     "bench": "how fast this is here, beside plain PyTorch, plain Ray Tune and nanoGPT",
     "train": "make the final run at the lr that a search recommends",

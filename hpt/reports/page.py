@@ -82,6 +82,11 @@ def final_page(found: FinalFound) -> str:
     return _page(f"{found.path.name}: final run", "".join(parts))
 
 
+def ablation_page(verdicts: dict[str, str], charts: Sequence[str]) -> str:
+    lines = _list(f"<b>{escape(name)}</b>: {escape(sentence)}" for name, sentence in verdicts.items())
+    return _page("Ablation", lines + _charts("With scale", charts))
+
+
 def _page(title: str, body: str) -> str:
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
     return (
