@@ -59,9 +59,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def settings(model: ModelConfig) -> str:
-    """The fields of a model that are not the default's, as --set takes them."""
-    named = ((f.name, getattr(model, f.name), f.default) for f in fields(model))
-    return " ".join(f"model.{name}={value}" for name, value, default in named if value != default)
+    """All fields of a model, as --set takes them: a target's other values would make another model."""
+    return " ".join(f"model.{field.name}={getattr(model, field.name)}" for field in fields(model))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,14 +11,13 @@ import pytest
 import torch
 
 from hpt import convert
-from trainer.config import ModelConfig, RunConfig, to_dict
+from trainer.config import ModelConfig, RunConfig, override, to_dict
 from trainer.data.tokenizer import load_tokenizer, train_tokenizer
 from trainer.errors import UserError
 from trainer.exchange import come, from_trained, leave, settle
-from trainer.exchange.huggingface import write as write_hf
 from trainer.exchange.plain import Plain, fold
-from trainer.exchange.tokenizer_json import read as read_tokenizer
 from trainer.model import Transformer
+from trainer.presets import preset
 from trainer.trained import Trained, open_trained
 
 GPT2 = ModelConfig(depth=2, width=32, heads=4, context=24, vocabulary=320)
@@ -70,41 +68,6 @@ def test_transformers_computes_the_same_logits(model: ModelConfig, kind: str, to
     back = Transformer(again.run)
     back.load_state_dict(again.tensors)
     torch.testing.assert_close(logits(back), logits(ours.model), atol=2e-5, rtol=2e-5)
-
-
-def test_transformers_tokenises_alike(tokenizer: Path, tmp_path: Path) -> None:
-    from transformers import AutoTokenizer
-
-    ours = trained(GPT2, tokenizer)
-    leave(from_trained(ours), "hf", tmp_path)
-    theirs = AutoTokenizer.from_pretrained(tmp_path)
-    for text in [*TEXT, "unseen wörds\t\t42", "a" * 100]:
-        assert theirs.encode(text) == ours.encoding.encode_ordinary(text)
-        assert theirs.decode(theirs.encode(text)) == text
-    assert theirs.eos_token_id == ours.encoding.eot_token
-
-
-@pytest.mark.parametrize(("name", "end"), [("gpt2", 50256), ("cl100k_base", 100257)])
-def test_published_vocabularies_keep_their_ids(
-    name: str, end: int, shared: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Ranks are all that tiktoken keeps of the merges; cl100k_base splits digits by threes and leaves ids out."""
-    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(shared / "tiktoken"))
-    from tokenizers import Tokenizer
-
-    encoding = load_tokenizer(name)
-    plain = Plain(run=RunConfig(model=GPT2, tokens=24, batch=24), tensors=fold_tensors(GPT2), encoding=encoding)
-    write_hf(plain, tmp_path)
-    theirs, back = Tokenizer.from_file(str(tmp_path / "tokenizer.json")), read_tokenizer(tmp_path)
-    assert back is not None
-    for text in [*TEXT, "The quick brown fox's 1,234567 JUMPS, don'T\n\n\tover   dogs.  \n", "日本語と русский"]:
-        assert theirs.encode(text).ids == encoding.encode_ordinary(text) == back.encode_ordinary(text)
-    assert theirs.token_to_id("<|endoftext|>") == end == back.eot_token
-
-
-def fold_tensors(model: ModelConfig) -> dict[str, torch.Tensor]:
-    network = Transformer(RunConfig(model=model, tokens=24, batch=24))
-    return {n: p.detach() for n, p in network.named_parameters()}
 
 
 def published_llmc(model: ModelConfig, tensors: dict[str, torch.Tensor], version: int, padded: int) -> bytes:
@@ -213,27 +176,6 @@ def test_gpt2s_variants_are_refused(key: str, value: object, tokenizer: Path, tm
         come(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda v: v["model"]["merges"].reverse(),
-        lambda v: v["model"].update(type="WordPiece"),
-        lambda v: v.update(normalizer={"type": "Lowercase"}),
-        lambda v: v.update(pre_tokenizer={"type": "Whitespace"}),
-        lambda v: v.update(added_tokens=[]),
-    ],
-)
-def test_a_tokenizer_with_other_ids_is_not_taken(
-    damage: Callable[[dict], None], tokenizer: Path, tmp_path: Path
-) -> None:
-    leave(from_trained(trained(GPT2, tokenizer)), "hf", tmp_path)
-    assert read_tokenizer(tmp_path) is not None
-    values = json.loads((tmp_path / "tokenizer.json").read_text())
-    damage(values)
-    (tmp_path / "tokenizer.json").write_text(json.dumps(values))
-    assert read_tokenizer(tmp_path) is None
-
-
 def test_a_file_of_plain_tensors_needs_no_pickled_code(tokenizer: Path, tmp_path: Path) -> None:
     ours = trained(LLAMA, tokenizer, parametrisation="mup", base_width=16)
     leave(from_trained(ours), "pt", tmp_path / "model.pt")
@@ -263,7 +205,9 @@ def test_the_command_converts_between_any_two(
     leave(from_trained(trained(GPT2, tokenizer)), "hf", tmp_path / "hf")
     opened = open_trained(converted("hf", "run", "hpt"), torch.device("cpu"))
     assert opened.encoding.n_vocab == 300 and opened.run.data.tokenizer == "bpe:300"
-    assert "--init-from" in (said := capsys.readouterr().out) and "model.vocabulary=320" in said
+    said = capsys.readouterr().out
+    wanted = override(preset("llama-60m"), ["batch=240", *said.split("--set ")[1].split()])
+    assert "--init-from" in said and wanted.model == opened.run.model
     converted("run", "model.pt", "pt")
     again = converted("model.pt", "again", "hf")
     for name in ("model.safetensors", "tokenizer.json", "config.json"):
