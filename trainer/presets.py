@@ -12,11 +12,15 @@ from trainer.errors import UserError
 GPT2_BATCH = 524_288  # 2^19 tokens, as in llm.c's and nanoGPT's reproductions
 
 
-def gpt2(depth: int, width: int, heads: int, tokens: int = 2_500_000_000) -> RunConfig:
+GPT2_STEPS, GPT2_WARMUP = 4725, 470  # 2.48B tokens
+
+
+def gpt2(depth: int, width: int, heads: int) -> RunConfig:
     """llm.c's GPT-2 recipe: 2^19 tokens a step, 10 % warmup, cosine to 0, weight decay 0.1 (llm.c discussion 481)."""
     model = ModelConfig(depth=depth, width=width, heads=heads, context=1024, vocabulary=50304)
     data = DataConfig(corpus="fineweb10b", tokenizer="gpt2", val_tokens=1_048_576)
-    return RunConfig(model=model, data=data, tokens=tokens, batch=GPT2_BATCH, warmup=tokens // 10)
+    tokens, warmup = GPT2_STEPS * GPT2_BATCH, GPT2_WARMUP * GPT2_BATCH
+    return RunConfig(model=model, data=data, tokens=tokens, batch=GPT2_BATCH, warmup=warmup)
 
 
 def llama(depth: int, width: int, heads: int, kv_heads: int | None = None, tokens: int | None = None) -> RunConfig:
