@@ -15,11 +15,11 @@ GPT2_BATCH = 524_288  # 2^19 tokens, as in llm.c's and nanoGPT's reproductions
 GPT2_STEPS, GPT2_WARMUP = 4725, 470  # 2.48B tokens
 
 
-def gpt2(depth: int, width: int, heads: int) -> RunConfig:
+def gpt2(depth: int, width: int, heads: int, tokens: int = GPT2_STEPS * GPT2_BATCH) -> RunConfig:
     """llm.c's GPT-2 recipe: 2^19 tokens a step, 10 % warmup, cosine to 0, weight decay 0.1 (llm.c discussion 481)."""
     model = ModelConfig(depth=depth, width=width, heads=heads, context=1024, vocabulary=50304)
     data = DataConfig(corpus="fineweb10b", tokenizer="gpt2", val_tokens=1_048_576)
-    tokens, warmup = GPT2_STEPS * GPT2_BATCH, GPT2_WARMUP * GPT2_BATCH
+    warmup = tokens * GPT2_WARMUP // GPT2_STEPS
     return RunConfig(model=model, data=data, tokens=tokens, batch=GPT2_BATCH, warmup=warmup)
 
 
