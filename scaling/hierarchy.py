@@ -19,7 +19,7 @@ from scaling.batchlaw import Prior, law, valley
 from scaling.posterior import HEAD, SCATTER, Posterior, Runs, kernel
 
 MISFIT = 0.1  # of a height above the floor: how far a Linex valley may be from the true one
-CAP = 0.05  # heights above this are only known to be above it: walls have any shape
+CAP = 0.12  # heights above this are only known to be above it: walls have any shape
 LOOSE = 0.05  # prior sd of a cell's floor against its lowest run
 TAIL = 4.0  # degrees of freedom of the noise
 
