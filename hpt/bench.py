@@ -60,7 +60,14 @@ def main(argv: Sequence[str]) -> int:
     config = cli.parse(BenchConfig, argv, "hpt.bench")
     if "nanogpt" in config.sections and config.nanogpt is None:
         raise UserError("The section nanogpt needs --nanogpt PATH: the folder of a nanoGPT checkout.")
-    torch.set_flush_denormal(True)
+    torch.set_flush_denormal(True)  # as workers do
+    try:
+        return _measure(config)
+    finally:  # it is the whole process's, and a caller may need numbers this small
+        torch.set_flush_denormal(False)
+
+
+def _measure(config: BenchConfig) -> int:
     minutes = config.minutes or (GPU_MINUTES if "gpu" in config.sections else math.inf)
     options = Options(
         deadline=time.perf_counter() + 60 * minutes,
