@@ -65,6 +65,8 @@ class SearchConfig:
     """Peak lrs to search between; widened where the optimum lies at an end."""
     slots: int | None = None
     """Trials at a time; default: one a GPU, or one a core."""
+    pack: int | None = None
+    """Trials of one shape trained together on a device; default: on a GPU as many as make each cheaper, else one."""
     seed: int = 0
     """Of the strategy's draws, and of weights and data order, which all trials share."""
     name: str | None = None
@@ -94,7 +96,7 @@ class SearchConfig:
             raise UserError(
                 f"--lr-range {low:g} {high:g} must be two positive numbers, the lower first, such as 1e-4 1e-1."
             )
-        for name in ("budget_usd", "budget_hours", "budget_flops", "budget_runs", "tokens", "batch", "slots"):
+        for name in ("budget_usd", "budget_hours", "budget_flops", "budget_runs", "tokens", "batch", "slots", "pack"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise UserError(f"--{name.replace('_', '-')} {value:g} must be a positive number.")

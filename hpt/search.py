@@ -148,12 +148,13 @@ def calibrated(setup: Setup) -> tuple[Problem, Trial]:
     free = make_problem(setup, {})
     wanted = setup.strategy.shapes(History(problem=free)) or [setup.target]
     runs = list({run.model: run for run in wanted}.values())  # another batch is so many more micro-batches
-    measured = calibrate_shapes(runs, setup.data, setup.slots.gpu, setup.slots.threads)
+    measured = calibrate_shapes(runs, setup.data, setup.slots.gpu, setup.slots.threads, setup.config.pack)
     timings = {
         shape_key(run): Timing(
             step_seconds=c.step_seconds,
             eval_seconds=c.eval_seconds,
             startup_seconds=c.startup_seconds,
+            pack=c.pack,
         )
         for run, c in zip(runs, measured, strict=True)
     }

@@ -72,6 +72,8 @@ class Timing:
     """One pass over the held-out tokens."""
     startup_seconds: float = 0.0
     """Before the first step of a trial in a warm worker; step 0 is counted here."""
+    pack: int = 1
+    """Trials that are trained together on a device; seconds are one's share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +112,7 @@ class CostModel:
             step_seconds=timing.step_seconds * work / near_work * run.batch / near_batch,
             eval_seconds=timing.eval_seconds * work / near_work,
             startup_seconds=timing.startup_seconds,
+            pack=timing.pack,
         )
 
 

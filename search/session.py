@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from dataclasses import dataclass, field
 from typing import Any
@@ -77,17 +76,11 @@ class Session:
             **outcome,
         )
 
-    def seconds_limit(self, proposal: Proposal) -> float:
-        """The hard stop of a proposal just admitted: what the caps on time and money leave beside the others."""
-        budget, price = self.problem.budget, self.problem.cost.usd_per_hour
-        others = [self.forecast(p) for p in self.running.values() if p.id != proposal.id]
-        taken = sum(others, self.history.spent)
-        limits = [math.inf]
-        if budget.hours is not None:
-            limits.append(budget.hours * 3600 - taken.seconds)
-        if budget.usd is not None and price > 0:
-            limits.append((budget.usd - taken.usd) / price * 3600)
-        return min(limits)
+    def exhausted(self, seconds: float) -> bool:
+        """Whether a cap on time or money is reached by what was spent and `seconds` of slots not billed yet."""
+        price = self.problem.cost.usd_per_hour
+        total = self.history.spent + Spending(seconds, 0.0, seconds / 3600 * price)
+        return not self.problem.budget.allows(total)
 
     @property
     def correction(self) -> float:

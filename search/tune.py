@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from search.records import Proposal, Trial  # noqa: E402
 from search.session import Session  # noqa: E402
 from search.store import SearchDir  # noqa: E402
 from search.strategy import Done  # noqa: E402
-from search.worker import Job, Progress, Worker, calibrate_here  # noqa: E402
+from search.worker import Job, Progress, Worker, calibrate_here, together  # noqa: E402
 from trainer.calibrate import Calibration  # noqa: E402
 from trainer.config import RunConfig  # noqa: E402
 from trainer.data import Prepared  # noqa: E402
@@ -66,10 +68,12 @@ def resources(gpu: bool) -> dict[str, float]:
     return {"CPU": 1, "GPU": 1} if gpu else {"CPU": 1}
 
 
-def calibrate_shapes(runs: list[RunConfig], data: Prepared, gpu: bool, threads: int) -> list[Calibration]:
-    """Twenty steps of each run, one after the other, where trials will run."""
+def calibrate_shapes(
+    runs: list[RunConfig], data: Prepared, gpu: bool, threads: int, pack: int | None
+) -> list[Calibration]:
+    """Twenty steps of each run, one after the other, where trials will run; packs as trainer.calibrate has them."""
     remote = ray.remote(num_cpus=1, num_gpus=1 if gpu else 0)(calibrate_here)
-    return [ray.get(remote.remote(run, data, threads)) for run in runs]
+    return [ray.get(remote.remote(run, data, threads, pack)) for run in runs]
 
 
 def execute(
@@ -95,6 +99,7 @@ def execute(
             run_config=tune.RunConfig(
                 storage_path=scratch,
                 verbose=0,
+                stop=searcher.stop,
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )
@@ -105,7 +110,7 @@ def execute(
 
 
 class _Trainable(tune.Trainable):
-    """A warm process: trains one proposal after another."""
+    """A warm process: trains one job after another."""
 
     def setup(self, config: dict[str, Any]) -> None:
         self.worker = Worker(Job(**config["job"]))
@@ -115,15 +120,39 @@ class _Trainable(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        progress = self.worker.advance(POLL_SECONDS)
-        return {"progress": progress, "tokens": progress.tokens, "done": progress.ended}
+        news = self.worker.advance(POLL_SECONDS)
+        return {"news": list(news.items()), "done": self.worker.ended}  # a dict would be flattened by Tune
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: trunks are saved by the worker, where the strategy asked for one."""
 
 
+@dataclass
+class _Pack:
+    """A job under way, and the bills of those in it: whoever trains shares the slot's time."""
+
+    proposals: dict[str, Proposal]
+    """Those that have not ended."""
+    newest: dict[str, Progress] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    since: float = field(default_factory=time.monotonic)
+    longest: float = POLL_SECONDS
+    """Between two results so far: when the next one may be expected."""
+
+    def bill(self) -> None:
+        """Share out the time since the last call."""
+        now = time.monotonic()
+        for name in self.proposals:
+            self.seconds[name] += (now - self.since) / len(self.proposals)
+        self.longest, self.since = max(self.longest, now - self.since), now
+
+    def open_seconds(self) -> float:
+        """Not in any trial's record yet, up to its next result."""
+        return sum(self.seconds[n] for n in self.proposals) + time.monotonic() - self.since + self.longest
+
+
 class _AskTell(Searcher):
-    """Tune asks for trials and tells of results here; both are passed on to the session."""
+    """Tune asks for jobs and tells of results here; both are passed on to the session, proposal by proposal."""
 
     def __init__(
         self,
@@ -135,51 +164,91 @@ class _AskTell(Searcher):
         on_progress: Callable[[Proposal, Progress], None],
         on_trial: Callable[[Trial], None],
     ) -> None:
-        super().__init__(metric="tokens", mode="max")  # Tune wants one; it decides nothing
+        super().__init__(metric="training_iteration", mode="max")  # Tune wants one; it decides nothing
         self.session, self.directory, self.data = session, directory, data
         self.slots, self.threads = slots, threads
         self.on_progress, self.on_trial = on_progress, on_trial
-        self.proposals: dict[str, tuple[Proposal, float]] = {}  # by Tune's id: what, and when it was launched
+        self.waiting: list[Proposal] = []
+        """Admitted by the session, for a slot that is free."""
+        self.packs: dict[str, _Pack] = {}
+        """By Tune's id."""
         self.error = ""
 
     def suggest(self, trial_id: str) -> Any:
         """A configuration, None (wait) or FINISHED."""
         if self.error:
             return Searcher.FINISHED
-        if len(self.session.running) >= self.slots:
+        free = self.slots - len(self.packs)
+        if free <= 0:
             return None
-        try:
-            answer = self.session.next(1)
-        except UserError as error:  # Tune would wrap it in a traceback
-            self.error = str(error)
-            return Searcher.FINISHED
-        if isinstance(answer, Done):
-            return Searcher.FINISHED
-        if not answer:
+        if not self.waiting:
+            try:
+                answer = self.session.next(free * self._most())
+            except UserError as error:  # Tune would wrap it in a traceback
+                self.error = str(error)
+                return Searcher.FINISHED
+            if isinstance(answer, Done):
+                return Searcher.FINISHED
+            self.waiting = answer
+        if not self.waiting:
             return None
-        proposal = answer[0]
-        self.proposals[trial_id] = proposal, time.monotonic()
+        proposals = self._take(free)
+        self.packs[trial_id] = _Pack({p.id: p for p in proposals})
         job = {
-            "proposal": proposal,
+            "proposals": tuple(proposals),
             "data": self.data,
             "checkpoints": str(self.directory.checkpoints),
             "threads": self.threads,
-            "seconds_limit": self.session.seconds_limit(proposal),
         }
         return {"job": job}
 
+    def _most(self) -> int:
+        """Proposals that a slot can take at best."""
+        return max((t.pack for t in self.session.problem.cost.timings.values()), default=1)
+
+    def _take(self, free: int) -> list[Proposal]:
+        """The next proposal and those that can be trained with it, divided among the free slots."""
+        first, timing = self.waiting[0], self.session.problem.cost.timing(self.waiting[0].run)
+        alike = [p for p in self.waiting if together(first, p)]
+        taken = alike[: min(timing.pack if timing else 1, -(-len(alike) // free))]
+        self.waiting = [p for p in self.waiting if p not in taken]
+        return taken
+
+    def stop(self, trial_id: str, result: Mapping[str, Any]) -> bool:
+        """Tune asks whether to end a job now: where a cap on time or money would be passed by its next result."""
+        if result.get("done") or not self.session.exhausted(sum(pack.open_seconds() for pack in self.packs.values())):
+            return False
+        self.session.over = self.session.over or "the budget was reached while trials ran"
+        return True
+
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        self.on_progress(self.proposals[trial_id][0], result["progress"])
+        self._note(self.packs[trial_id], dict(result["news"]))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        proposal, launched = self.proposals.pop(trial_id)
-        progress = (result or {}).get("progress")
-        if progress is None or error or not progress.ended:
-            progress = Progress(status="failed", error="its worker process died")
+        pack = self.packs.pop(trial_id)
+        self._note(pack, dict((result or {}).get("news", ())))
+        reason = "its worker process died" if error else "the budget was reached"
+        for name in list(pack.proposals):
+            progress = replace(pack.newest.get(name, Progress()), status="failed", error=reason)
+            self._end(pack, name, progress)
+
+    def _note(self, pack: _Pack, news: dict[str, Progress]) -> None:
+        pack.bill()
+        pack.newest |= news
+        for name, progress in news.items():
+            if name not in pack.proposals:
+                continue
+            if progress.ended:
+                self._end(pack, name, progress)
+            else:
+                self.on_progress(pack.proposals[name], progress)
+
+    def _end(self, pack: _Pack, name: str, progress: Progress) -> None:
+        proposal = pack.proposals.pop(name)
         if progress.fatal:
             self.error = self.error or progress.error
             return  # not recorded, so a resumed search runs it again
-        trial = self.session.billed(proposal, progress.outcome(), time.monotonic() - launched)
+        trial = self.session.billed(proposal, progress.outcome(), pack.seconds[name])
         try:
             self.directory.append(trial)
         except UserError as problem:

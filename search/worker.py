@@ -1,9 +1,10 @@
-"""What runs inside a worker process: one proposal, in slices, with a typed ending. No Ray here."""
+"""What runs inside a worker process: a pack of proposals, in slices, each with a typed ending. No Ray here."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,33 +12,39 @@ import torch
 
 from search.records import Proposal
 from trainer.calibrate import Calibration, calibrate
+from trainer.cohort import Cohort, alike
 from trainer.config import RunConfig
 from trainer.counts import evaluation_flops
 from trainer.data import Prepared
-from trainer.devices import device_name
+from trainer.devices import device_name, pick_device
 from trainer.errors import UserError
-from trainer.loop import Report, Training
+from trainer.loop import Report
+from trainer.packing import pack_size
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A proposal and what a worker needs to train it."""
+    """Proposals that can be trained together, and what a worker needs for it."""
 
-    proposal: Proposal
+    proposals: tuple[Proposal, ...]
     data: Prepared
     checkpoints: str
     """Directory of trunk checkpoints; on a cluster it is shared."""
     threads: int
     """torch threads; more than one only when a slot owns several cores."""
-    seconds_limit: float
-    """Hard stop: what is left of the budget for this trial."""
+
+
+def together(one: Proposal, other: Proposal) -> bool:
+    """Whether the two can be members of one cohort: one shape, one data order, one step to begin at."""
+    begun = one.start == other.start and (one.parent is None) == (other.parent is None)
+    return begun and one.run.seed == other.run.seed and alike(one.run, other.run)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
     """How far a trial is; when `status` is no longer "running" it has ended."""
 
-    status: Literal["running", "finished", "diverged", "stopped", "failed"]
+    status: Literal["running", "finished", "diverged", "stopped", "failed"] = "running"
     tokens: int = 0
     train_loss: float | None = None
     loss: float | None = None
@@ -47,6 +54,8 @@ class Progress:
     train_seconds: float = 0.0
     flops: float = 0.0
     device: str = ""
+    pack: int = 1
+    """Proposals trained together, itself included."""
     trunk: int | None = None
     error: str = ""
     fatal: bool = False
@@ -67,69 +76,97 @@ class Progress:
             "train_seconds": self.train_seconds,
             "flops": self.flops,
             "device": self.device,
+            "pack": self.pack,
             "trunk": self.trunk,
             "error": self.error,
         }
 
 
-@dataclass
 class Worker:
-    """Trains one job; `advance` returns about every so many seconds, and for the last time when it has ended."""
+    """Trains one job; `advance` returns about every so many seconds with what is new, until all proposals `ended`."""
 
-    job: Job
-    _curve: list[tuple[int, float]] = field(default_factory=list)
-    _train_curve: list[tuple[int, float]] = field(default_factory=list)
-    _training: Training | None = None
+    def __init__(self, job: Job) -> None:
+        self.job, self._reports = job, self._train()
+        self._open = {p.id: p for p in job.proposals}
 
-    def __post_init__(self) -> None:
-        self._began = time.perf_counter()
-        self._reports = self._start()
+    @property
+    def ended(self) -> bool:
+        return not self._open
 
-    def _start(self):  # a generator: nothing happens before the first `advance`
+    def advance(self, seconds: float) -> dict[str, Progress]:
+        """The newest progress by proposal."""
+        start, news = time.perf_counter(), dict[str, Progress]()
+        for found in self._reports:
+            news |= found
+            for name in [name for name, progress in found.items() if progress.ended]:
+                del self._open[name]
+            if time.perf_counter() - start > seconds:
+                break
+        return news
+
+    def _train(self) -> Iterator[dict[str, Progress]]:  # a generator: nothing happens before the first `advance`
         torch.set_num_threads(self.job.threads)
         torch.set_flush_denormal(True)
-        proposal, folder = self.job.proposal, Path(self.job.checkpoints)
-        self._training = training = Training(proposal.run, self.job.data)
-        if proposal.parent is not None:
-            training.load(folder / f"{proposal.parent}.safetensors")
-        trunk = folder / f"{proposal.id}.safetensors" if proposal.keep else None
-        yield from training.reports(proposal.horizon, trunk=trunk, seconds_limit=self.job.seconds_limit)
+        device, waiting = pick_device(), [list(self.job.proposals)]
+        while waiting:
+            pack = waiting.pop(0)
+            fit = pack_size(pack[0].run, device, limit=len(pack))
+            if fit < len(pack):
+                pack, waiting = pack[:fit], [pack[fit:], *waiting]
+            try:
+                yield from _Pack(pack, self.job, device).progress()
+            except torch.OutOfMemoryError as error:  # the memory model was too hopeful: half as many
+                pack = [p for p in pack if p.id in self._open]
+                half = len(pack) // 2
+                if half:
+                    waiting = [pack[:half], pack[half:], *waiting]
+                else:
+                    yield {p.id: Progress(status="failed", error=f"OutOfMemoryError: {error}") for p in pack}
+            except UserError as error:
+                yield {name: Progress(status="failed", error=str(error), fatal=True) for name in self._open}
+                return
+            except Exception as error:  # whatever it is, it ends these trials only
+                failed = Progress(status="failed", error=f"{type(error).__name__}: {error}")
+                yield {p.id: failed for p in pack if p.id in self._open}
 
-    def advance(self, seconds: float) -> Progress:
-        start = time.perf_counter()
-        try:
-            for report in self._reports:
-                self._note(report)
-                if report.status != "running" or time.perf_counter() - start > seconds:
-                    return self._progress(report)
-            raise AssertionError("training ended without saying how")
-        except UserError as error:
-            return Progress(status="failed", error=str(error), fatal=True)
-        except Exception as error:  # whatever it is, it ends this trial only
-            return Progress(status="failed", error=f"{type(error).__name__}: {error}")
 
-    def _note(self, report: Report) -> None:
+class _Pack:
+    """A cohort of proposals, with the curves of each."""
+
+    def __init__(self, proposals: list[Proposal], job: Job, device: torch.device) -> None:
+        began, folder = time.perf_counter(), Path(job.checkpoints)
+        self.proposals = proposals
+        self.cohort = Cohort([p.run for p in proposals], job.data, device)
+        if parents := [folder / f"{p.parent}.safetensors" for p in proposals if p.parent is not None]:
+            self.cohort.load(parents)
+        self.trunks = {i: folder / f"{p.id}.safetensors" for i, p in enumerate(proposals) if p.keep}
+        self.curves: list[list[tuple[int, float]]] = [[] for _ in proposals]
+        self.train_curves: list[list[tuple[int, float]]] = [[] for _ in proposals]
+        self.startup = (time.perf_counter() - began) / len(proposals)
+
+    def progress(self) -> Iterator[dict[str, Progress]]:
+        for reports in self.cohort.reports([p.horizon for p in self.proposals], trunks=self.trunks):
+            yield {self.proposals[i].id: self._note(i, report) for i, report in reports.items()}
+
+    def _note(self, member: int, report: Report) -> Progress:
+        curve, train_curve = self.curves[member], self.train_curves[member]
         if report.train_loss is not None:
-            self._train_curve.append((report.tokens, report.train_loss))
+            train_curve.append((report.tokens, report.train_loss))
         if report.val_loss is not None:
-            self._curve.append((report.tokens, report.val_loss))
-
-    def _progress(self, report: Report) -> Progress:
-        assert self._training is not None
-        ended = report.status != "running"
-        run = self._training.run
+            curve.append((report.tokens, report.val_loss))
         return Progress(
             status=report.status,
             tokens=report.tokens,
             train_loss=report.train_loss,
             loss=report.val_loss if report.status == "finished" else None,
             bits_per_byte=report.bits_per_byte,
-            curve=tuple(self._curve),
-            train_curve=thinned(self._train_curve) if ended else (),
-            train_seconds=time.perf_counter() - self._began,
-            flops=report.flops + len(self._curve) * evaluation_flops(run),
-            device=device_name(self._training.device),
-            trunk=self._training.saved_trunk,
+            curve=tuple(curve),
+            train_curve=thinned(train_curve) if report.status != "running" else (),
+            train_seconds=self.startup + report.seconds,
+            flops=report.flops + len(curve) * evaluation_flops(self.proposals[member].run),
+            device=device_name(self.cohort.device),
+            pack=len(self.proposals),
+            trunk=self.cohort.saved_trunks.get(member),
             error=report.reason,
         )
 
@@ -140,7 +177,7 @@ def thinned(curve: list[tuple[int, float]], points: int = 200) -> tuple[tuple[in
     return tuple(curve[::-1][::every][::-1])
 
 
-def calibrate_here(run: RunConfig, data: Prepared, threads: int) -> Calibration:
+def calibrate_here(run: RunConfig, data: Prepared, threads: int, pack: int | None) -> Calibration:
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
-    return calibrate(run, data)
+    return calibrate(run, data, pack=pack)

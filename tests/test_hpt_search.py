@@ -144,3 +144,11 @@ def test_mlflow_away_is_said_once_and_filled_in_later(corpus: Path, tmp_path: Pa
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("away")
     assert experiment and len(client.search_runs([experiment.experiment_id])) == 1 + 1 + 3
+
+
+def test_trials_packed_together_are_the_same_trials(corpus: Path, tmp_path: Path, finished: tuple[Path, str]) -> None:
+    run(tmp_path, [*arguments(corpus, "tiny"), "--pack", "4", "--slots", "1"])
+    directory, undisturbed = SearchDir(tmp_path / "searches" / "tiny"), SearchDir(finished[0] / "searches" / "tiny")
+    assert 1 < max(t.pack for t in directory.read_trials()) <= 4
+    first = {name: d for name, d in decisions(directory).items() if name.startswith("b1-r1")}
+    assert first and first == {name: d for name, d in decisions(undisturbed).items() if name.startswith("b1-r1")}

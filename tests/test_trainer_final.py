@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tokens_made import make_data
 
 import trainer.memory
 from trainer.config import DataConfig, ModelConfig, RunConfig
 from trainer.data import Prepared
-from trainer.data.shards import write_shard
 from trainer.errors import UserError
 from trainer.final import Plan, Row, final
 from trainer.loop import Training
@@ -31,17 +31,6 @@ RUN = RunConfig(
     schedule="cosine", precision="fp32", micro_batch=2,
 )  # fmt: skip
 CPU = torch.device("cpu")
-
-
-def make_data(folder: Path) -> Prepared:
-    rng = np.random.default_rng(0)
-    tokens = np.cumsum(rng.choice([1, 1, 1, 5], size=20_000)) % 63
-    write_shard(folder / "train.bin", [tokens[:15_000]], 64)
-    write_shard(folder / "val.bin", [tokens[15_000:]], 64)
-    return Prepared(
-        train=(folder / "train.bin",), val=(folder / "val.bin",), train_tokens=15_000, val_tokens=5_000,
-        vocabulary=64, tokenizer="none", end_of_text=63, bytes_per_token=2.0,
-    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -6,16 +6,15 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tokens_made import make_data
 
 from trainer.calibrate import calibrate
 from trainer.checkpoint import load_checkpoint
 from trainer.config import DataConfig, ModelConfig, RunConfig
 from trainer.data import Prepared
-from trainer.data.shards import write_shard
 from trainer.errors import UserError
 from trainer.loop import Report, Training, train
 from trainer.loss import linear_cross_entropy
@@ -29,16 +28,7 @@ RUN = RunConfig(
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    """Tokens with something to learn: each is usually the one before plus one."""
-    folder = tmp_path_factory.mktemp("tokens")
-    rng = np.random.default_rng(0)
-    tokens = np.cumsum(rng.choice([1, 1, 1, 5], size=20_000)) % 63
-    write_shard(folder / "train.bin", [tokens[:15_000]], 64)
-    write_shard(folder / "val.bin", [tokens[15_000:]], 64)
-    return Prepared(
-        train=(folder / "train.bin",), val=(folder / "val.bin",), train_tokens=15_000, val_tokens=5_000,
-        vocabulary=64, tokenizer="none", end_of_text=63, bytes_per_token=2.0,
-    )  # fmt: skip
+    return make_data(tmp_path_factory.mktemp("tokens"))
 
 
 def losses(reports: list[Report]) -> list[tuple[int, float]]:
@@ -160,3 +150,10 @@ def test_worse_than_guessing_at_the_end_is_divergence_even_in_warmup(data: Prepa
     run = replace(RUN, warmup=RUN.tokens, schedule="cosine", loss_cap=0.5)
     last = list(Training(run, data).reports(64 * 5))[-1]
     assert last.status == "diverged" and last.val_loss is None
+
+
+def test_calibration_of_a_pack_is_a_members_share(data: Prepared) -> None:
+    found = calibrate(RUN, data, pack=3)
+    assert found.pack == 3 and found.tokens == 3 * 20 * 64
+    assert 0 < 3 * 20 * found.step_seconds < 4 * found.total_seconds
+    assert calibrate(RUN, data, pack=None).pack == 1  # on a CPU

@@ -126,13 +126,12 @@ class Cohort:
         horizons: Sequence[int] | None = None,
         *,
         trunks: Mapping[int, Path] | None = None,
-        seconds_limit: float = math.inf,
     ) -> Iterator[dict[int, Report]]:
         """Train every member to its horizon in tokens (default: its whole schedule), yielding reports by member about
         every CHECK_EVERY steps; the last of a member tells how it ended, and it has left then.
 
         Between reports `keep` may drop members. trunks: where to save a member's checkpoint from which it can be
-        continued to a longer horizon. seconds_limit: of one member's share of the time.
+        continued to a longer horizon.
         """
         ends = [run.steps if horizons is None else min(run.steps, run.steps_at(horizons[m]))
                 for m, run in enumerate(self.runs)]  # fmt: skip
@@ -158,19 +157,16 @@ class Cohort:
             losses.clear()
             now = time.perf_counter()
             self._seconds, began = self._seconds + (now - began) / len(self.members), now
-            yield self._check(values, norms.tolist(), seconds_limit)
+            yield self._check(values, norms.tolist())
 
-    def _check(self, losses: list[list[float]], norms: list[float], seconds_limit: float) -> dict[int, Report]:
-        """Reports of the steps since the last check; who diverged or ran out of time has left afterwards."""
+    def _check(self, losses: list[list[float]], norms: list[float]) -> dict[int, Report]:
+        """Reports of the steps since the last check; who diverged has left afterwards."""
         reports: dict[int, Report] = {}
         for member, mine, norm in zip(self.members, losses, norms, strict=True):
             run = self.runs[member]
             more: dict[str, Any] = {"train_loss": sum(mine) / len(mine), "grad_norm": norm}
             if reason := divergence(run, mine, warm=self.engine.step_count > warmup_steps(run)):
                 reports[member] = self._report(member, "diverged", grad_norm=norm, reason=reason)
-            elif self._seconds > seconds_limit:
-                reason = f"its hard stop of {seconds_limit:.0f} s was reached"
-                reports[member] = self._report(member, "stopped", reason=reason, **more)
             else:
                 reports[member] = self._report(member, "running", **more)
         self.keep([m for m, report in reports.items() if report.status == "running"])
