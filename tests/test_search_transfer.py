@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import math
 import pickle
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from scaling.published import weight_decay
 from search.budget import Budget, CostModel
 from search.holdout import problem_for
 from search.ladder import model_of
 from search.menu import point
 from search.records import History, Problem, Proposal, Trial
 from search.replay import World, replay
+from search.session import Session
 from search.strategies.transfer import Transfer
 from search.strategy import Done
 from search.table import Cell, Table
 from trainer.config import RunConfig
-from trainer.counts import run_flops
+from trainer.counts import parameters, run_flops
 from trainer.errors import UserError
 from trainer.presets import preset
 
@@ -165,3 +168,62 @@ def test_a_budget_for_nothing_is_said(world: World) -> None:
     with pytest.raises(UserError, match="does not hold"):
         Transfer().plan(History(problem=problem(world, 1e-6)))
     assert isinstance(Transfer().ask(History(problem=problem(world, 1e-6)), 2), Done)
+
+
+def free_world(target: RunConfig, best_decay: float, best_warmup: float) -> Callable[[Proposal], float]:
+    """Losses with a best weight decay at the target (elsewhere as Power Lines carries it) and a best warmup share."""
+
+    def loss(p: Proposal) -> float:
+        n, d, b = np.exp(point(p.run))
+        z = math.log(p.lr / best_lr(n, d, b))
+        n0, d0, b0 = np.exp(point(target))
+        whole = replace(target, lr=best_lr(n0, d0, b0))
+        laws = [weight_decay(parameters(r.model).total, r.tokens, r.batch, r.lr or 0.0) for r in (p.run, whole)]
+        wd = math.log(p.run.weight_decay / (best_decay * laws[0] / laws[1]))
+        warm = math.log(p.run.warmup / p.run.tokens / best_warmup)
+        return (1.7 + (1e5 / n) ** 0.2 + (1e6 / d) ** 0.3) * (1 + 0.006 * z * z + 0.004 * wd * wd + 0.003 * warm * warm)
+
+    return loss
+
+
+@pytest.mark.parametrize(("second", "planted"), [("weight_decay", 0.3), ("weight_decay", 0.02), ("warmup", 0.15)])
+def test_weight_decay_and_warmup_are_searched_when_asked(second: str, planted: float) -> None:
+    target = preset("laptop")
+    own = {"weight_decay": target.weight_decay, "warmup": target.warmup / target.tokens}
+    loss = free_world(
+        target, **{f"best_{k.removeprefix('weight_')}": planted if k == second else v for k, v in own.items()}
+    )
+    posed = Problem(target=target, budget=Budget(flops=run_flops(target)), cost=CostModel())
+    strategy = Transfer(search=f"lr,{second}")  # type: ignore[arg-type]
+    session = Session(strategy=strategy, problem=posed)
+    while not isinstance(session.next(3 - len(session.running)), Done):
+        p = next(iter(session.running.values()))
+        outcome = {"status": "finished", "loss": loss(p), "flops": posed.cost.forecast(p.run, p.horizon).flops}
+        session.finish(session.billed(p, outcome, 0.0))
+    answer = strategy.recommend(session.history)
+    swept = [t for t in session.trials if t.tags.get("setting") == second]
+    assert 5 <= len(swept) <= 7 and len({t.lr for t in swept}) == 1 and len(session.trials) > len(swept) + 4
+    assert posed.budget.allows(session.history.spent)
+    assert answer.lr is not None
+    here = replace(target, lr=answer.lr)
+    if second == "weight_decay":
+        # The lr was found at the target's own decay, and the two pull at each other: their product is what is found.
+        assert answer.weight_decay is not None
+        whole = best_lr(*np.exp(point(target)))
+        assert abs(math.log(answer.weight_decay * answer.lr / (planted * whole))) < 0.3
+        better = replace(here, weight_decay=answer.weight_decay)
+    else:
+        assert answer.warmup is not None and abs(math.log(answer.warmup / target.tokens / planted)) < 0.3
+        better = replace(here, warmup=answer.warmup)
+    losses = [loss(Proposal(id="x", run=run, horizon=run.tokens)) for run in (here, better)]
+    assert losses[1] < losses[0]
+    assert any(second in reason and "carried over" in reason for reason in answer.reasons)
+    stages = strategy.plan(History(problem=posed))
+    assert sum(s.cost.flops for s in stages) <= posed.budget.flops * 1.001 and second.replace("_", " ") in {
+        s.name for s in stages
+    }  # type: ignore[operator]
+    flat = [replace(t, loss=3.0) if t in swept else t for t in session.trials]
+    kept = strategy.recommend(History(problem=posed, trials=tuple(flat)))
+    assert kept.weight_decay is kept.warmup is None and any("is kept" in r for r in kept.reasons)
+    alone = strategy.recommend(History(problem=posed, trials=tuple(t for t in session.trials if t not in swept)))
+    assert any("was not searched" in r for r in alone.reasons) and alone.lr == pytest.approx(answer.lr)

@@ -84,7 +84,7 @@ class Knowledge:
                 math.inf if t.loss is None else t.loss,
             )
             for t in self.history
-            if t.status in ("finished", "diverged")
+            if t.status in ("finished", "diverged") and "setting" not in t.tags  # another setting's sweep
         ]
         return Runs(*np.array(rows).reshape(-1, 5).T)
 
@@ -146,13 +146,13 @@ class Knowledge:
         times = [f.seconds / target * self.share_of_target if target else 0.0 for f in forecasts]
         return np.array([max(self.problem.budget.share(f), t) for f, t in zip(forecasts, times, strict=True)])
 
-    def choices(self, slots: int) -> Iterator[Choice]:
-        """The next runs, best first, until `slots` are filled, the budget is, or they are not worth
-        their cost."""
+    def choices(self, slots: int, reserve: float = 0.0) -> Iterator[Choice]:
+        """The next runs, best first, until `slots` are filled, the budget but for `reserve` (a share of it) is, or
+        they are not worth their cost."""
         if not self.candidates:
             return
         design = Design(self.posterior, self.points, self.costs, self.target)
-        left = 1 - self.problem.budget.share(self.history.spent)
+        left = 1 - reserve - self.problem.budget.share(self.history.spent)
         slots = min(slots, self.settings.max_trials - len(self.history))
         low, high = self.limits
         if self.joint and slots > 0:

@@ -11,6 +11,7 @@ from search.budget import Spending
 from search.records import History, Problem, Proposal, Recommendation
 from search.strategies.advice import advise
 from search.strategies.knowledge import Knowledge
+from search.strategies.second import SETTINGS, Second
 from search.strategy import DONE, Done, Stage, Strategy
 from trainer.config import RunConfig
 from trainer.counts import parameters
@@ -21,8 +22,8 @@ from trainer.errors import UserError
 class Transfer(Strategy):
     """Cost-constrained c-optimal design on the batch-conditional law of ln lr*(N, D, B)."""
 
-    search: Literal["lr", "lr,batch"] = "lr"
-    """What is sought: the lr at the target's batch, or the batch as well."""
+    search: Literal["lr", "lr,batch", "lr,weight_decay", "lr,warmup"] = "lr"
+    """What is sought: the lr at the target's batch, or the batch, the weight decay or the warmup as well."""
     sizes: tuple[float, ...] = (1 / 64, 1 / 16, 1 / 4, 1.0)
     """Shares of the target's parameters that proxies may have, where the problem has no menu."""
     horizons: tuple[float, ...] = (1 / 16, 1 / 4, 1.0)
@@ -44,7 +45,8 @@ class Transfer(Strategy):
         """The design as it would go if every trial ended as expected, and what that leaves of the budget."""
         problem, knowledge = history.problem, Knowledge(self, _sorted(history, None))
         bill: dict[RunConfig, list[float]] = {}
-        for choice in knowledge.choices(self.max_trials):
+        second = self._second(knowledge)
+        for choice in knowledge.choices(self.max_trials, second.reserve if second else 0.0):
             bill.setdefault(knowledge.candidates[choice.cell], []).extend(choice.log_lr)
         if not bill and not history.finished:
             raise UserError(
@@ -52,6 +54,8 @@ class Transfer(Strategy):
                 "or allow smaller sizes and horizons."
             )
         stages = [self._stage(problem, run, lrs) for run, lrs in bill.items()]
+        if second and second.run and not second.trials:
+            stages.append(second.stage())
         total = sum((stage.cost for stage in stages), history.spent)
         rest = Spending(
             seconds=max(0.0, (problem.budget.hours or 0) * 3600 - total.seconds),
@@ -92,15 +96,23 @@ class Transfer(Strategy):
                 return new[:slots]
             if history.running:
                 return []
-        return DONE
+        second = self._second(Knowledge(self, _sorted(history, None)))
+        return (second.ask(history)[:slots] if second else []) or DONE
 
     def recommend(self, history: History) -> Recommendation:
-        return advise(Knowledge(self, _sorted(history, None)))
+        knowledge = Knowledge(self, _sorted(history, None))
+        answer, second = advise(knowledge), self._second(knowledge)
+        return second.advise(answer) if second else answer
+
+    def _second(self, knowledge: Knowledge) -> Second | None:
+        name = self.search.removeprefix("lr").removeprefix(",")
+        return Second(name, knowledge) if name in SETTINGS else None
 
     def _round(self, history: History, number: int) -> list[Proposal]:
         """The trials of a round, whichever of them were asked for already."""
         knowledge, proposals = Knowledge(self, _sorted(history, number)), []
-        for choice in knowledge.choices(self.together):
+        second = self._second(knowledge)
+        for choice in knowledge.choices(self.together, second.reserve if second else 0.0):
             for log_lr in choice.log_lr:
                 name = f"transfer-{number:02d}-{len(proposals)}"
                 run = replace(knowledge.candidates[choice.cell], lr=float(f"{math.exp(log_lr):.4g}"))
