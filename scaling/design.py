@@ -7,6 +7,7 @@ greedily by variance removed per cost.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,15 +48,16 @@ class Design:
         target: np.ndarray,
         step: float = STEP,
         doubt: np.ndarray | float = 0.0,
+        begun: Mapping[int, Sequence[tuple[float, float]]] | None = None,
     ) -> None:
         """`cells` (m, 3) and `target` (3,) in n, d, b; `costs` (m,) of one run in each, in any
         unit.
 
         `step` is the least spacing of a bracket; `doubt` (m,) the sd of a loss beyond the noise, as
-        a fraction.
+        a fraction. `begun`: by cell, (ln lr, cost) of runs that would go on from a checkpoint.
         """
         self.posterior, self.m, self.costs, self.step = posterior, len(cells), costs, step
-        self.doubt = np.broadcast_to(doubt, self.m)
+        self.doubt, self.begun = np.broadcast_to(doubt, self.m), dict(begun or {})
         self.mean, self.cov = posterior.at(np.vstack([cells, target[None]]))
         width = self.m + 1
         self.at_k, self.target = 2 * width, self.m
@@ -110,28 +112,31 @@ class Design:
 
         None when none costs at most `limit`; lrs lie between `low` and `high` (ln).
         """
-        best: tuple[float, float, int, np.ndarray] | None = None
+        best: tuple[float, float, float, int, np.ndarray] | None = None
         for cell in range(self.m):
-            for offsets in self._offsets(cell):
-                centre = np.clip(self.mean[cell], low + offsets[-1], high + offsets[0])
-                log_lr = np.clip((self.mean[cell] if len(offsets) == 1 else centre) + offsets, low, high)
-                cost = len(log_lr) * self.costs[cell]
+            for log_lr, cost in self._offers(cell, low, high):
                 if cost > limit or len(np.unique(log_lr)) < len(log_lr):
                     continue
                 saved = self._after(cell, log_lr)[0]
                 if best is None or saved / cost > best[0]:
-                    best = (saved / cost, saved, cell, log_lr)
+                    best = (saved / cost, saved, cost, cell, log_lr)
         if best is None:
             return None
-        _, saved, cell, log_lr = best
+        _, saved, cost, cell, log_lr = best
         self.assume(cell, log_lr)
-        return Choice(
-            cell,
-            tuple(log_lr.tolist()),
-            float(len(log_lr) * self.costs[cell]),
-            self.variance,
-            saved,
-        )
+        gone_on = set(log_lr.tolist())
+        self.begun[cell] = [b for b in self.begun.get(cell, ()) if b[0] not in gone_on]
+        return Choice(cell, tuple(log_lr.tolist()), cost, self.variance, saved)
+
+    def _offers(self, cell: int, low: float, high: float) -> Iterator[tuple[np.ndarray, float]]:
+        """(ln lrs, cost) of what may be run in a cell."""
+        for offsets in self._offsets(cell):
+            centre = np.clip(self.mean[cell], low + offsets[-1], high + offsets[0])
+            log_lr = np.clip((self.mean[cell] if len(offsets) == 1 else centre) + offsets, low, high)
+            yield log_lr, float(len(log_lr) * self.costs[cell])
+        near = [b for b in self.begun.get(cell, ()) if abs(b[0] - self.mean[cell]) < 2 * self.step]
+        for group in [[b] for b in near] + ([near] if len(near) > 1 else []):
+            yield np.array([log_lr for log_lr, _ in group]), sum(cost for _, cost in group)
 
     def _offsets(self, cell: int) -> list[np.ndarray]:
         """A first bracket is as wide as the doubt about the cell's optimum, within bounds; then

@@ -9,6 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from worlds import World as Valley
+from worlds import play
 
 from scaling.published import weight_decay
 from search.budget import Budget, CostModel
@@ -18,6 +20,7 @@ from search.menu import point
 from search.records import History, Problem, Proposal, Trial
 from search.replay import World, replay
 from search.session import Session
+from search.strategies.knowledge import longer
 from search.strategies.transfer import Transfer
 from search.strategy import Done
 from search.table import Cell, Table
@@ -227,3 +230,25 @@ def test_weight_decay_and_warmup_are_searched_when_asked(second: str, planted: f
     assert kept.weight_decay is kept.warmup is None and any("is kept" in r for r in kept.reasons)
     alone = strategy.recommend(History(problem=posed, trials=tuple(t for t in session.trials if t not in swept)))
     assert any("was not searched" in r for r in alone.reasons) and alone.lr == pytest.approx(answer.lr)
+
+
+def test_a_wsd_run_goes_on_from_the_trunk_of_a_shorter_one() -> None:
+    target = preset("laptop")
+    assert target.schedule == "wsd"
+    posed = Problem(target=target, budget=Budget(flops=2 * run_flops(target)), cost=CostModel())
+    session = play(Session(strategy=Transfer(), problem=posed), Valley())
+    continued = [t for t in session.trials if t.parent]
+    assert continued
+    for t in continued:
+        parent = session.history.get(t.parent or "")
+        assert parent is not None and parent.trunk == t.start and parent.lr == t.lr and longer(parent.run, t.run)
+        assert 0 < t.start < t.horizon and t.run.warmup == parent.run.warmup and t.run.seed == parent.run.seed
+    whole = sum(posed.cost.forecast(t.run, t.horizon).flops for t in session.trials)
+    assert session.history.spent.flops < whole
+    for cut in (3, len(session.trials) // 2):
+        past = History(problem=posed, trials=tuple(session.trials[:cut]))
+        assert Transfer().ask(past, 9) == Transfer().ask(pickle.loads(pickle.dumps(past)), 9)
+    for strategy, schedule in ((Transfer(trunks=False), "wsd"), (Transfer(), "cosine")):
+        other = replace(posed, target=replace(target, schedule=schedule))
+        plain = play(Session(strategy=strategy, problem=other), Valley())
+        assert not [t for t in plain.trials if t.parent or t.trunk]

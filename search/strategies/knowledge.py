@@ -146,12 +146,28 @@ class Knowledge:
         times = [f.seconds / target * self.share_of_target if target else 0.0 for f in forecasts]
         return np.array([max(self.problem.budget.share(f), t) for f, t in zip(forecasts, times, strict=True)])
 
+    @cached_property
+    def begun(self) -> dict[int, list[tuple[float, float]]]:
+        """By candidate, (ln lr, cost) of the runs that would go on from a shorter one's trunk."""
+        trunks = [t for t in self.history if t.trunk and t.status == "finished"] if self.settings.trunks else []
+        found: dict[int, dict[float, float]] = {}
+        for i, run in enumerate(self.candidates):
+            for t in trunks:
+                if longer(t.run, run):
+                    cost = float(self.costs[i]) * (1 - (t.trunk or 0) / run.tokens)
+                    mine = found.setdefault(i, {})
+                    mine[math.log(t.lr)] = min(cost, mine.get(math.log(t.lr), math.inf))
+            for t in self.history:
+                if t.run.tokens == run.tokens and kin(t.run, run):
+                    found.get(i, {}).pop(math.log(t.lr), None)  # it has been run
+        return {i: sorted(runs.items()) for i, runs in found.items()}
+
     def choices(self, slots: int, reserve: float = 0.0) -> Iterator[Choice]:
         """The next runs, best first, until `slots` are filled, the budget but for `reserve` (a share of it) is, or
         they are not worth their cost."""
         if not self.candidates:
             return
-        design = Design(self.posterior, self.points, self.costs, self.target)
+        design = Design(self.posterior, self.points, self.costs, self.target, begun=self.begun)
         left = 1 - reserve - self.problem.budget.share(self.history.spent)
         slots = min(slots, self.settings.max_trials - len(self.history))
         low, high = self.limits
@@ -206,3 +222,13 @@ class Knowledge:
         """Whether the loss saved pays for the runs, in runs of the target."""
         saved = self.value(choice, posterior) / self.settings.exchange
         return saved * self.settings.uses * self.share_of_target >= choice.cost
+
+
+def kin(run: RunConfig, other: RunConfig) -> bool:
+    """Whether the two differ in nothing but lr, tokens, warmup and seed."""
+    return replace(run, lr=other.lr, tokens=other.tokens, warmup=other.warmup, seed=other.seed) == other
+
+
+def longer(run: RunConfig, other: RunConfig) -> bool:
+    """Whether `other` is `run` for more tokens."""
+    return other.tokens > run.tokens and kin(run, other)

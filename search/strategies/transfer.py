@@ -10,12 +10,15 @@ from typing import Literal
 from search.budget import Spending
 from search.records import History, Problem, Proposal, Recommendation
 from search.strategies.advice import advise
-from search.strategies.knowledge import Knowledge
+from search.strategies.knowledge import Knowledge, longer
 from search.strategies.second import SETTINGS, Second
 from search.strategy import DONE, Done, Stage, Strategy
 from trainer.config import RunConfig
 from trainer.counts import parameters
 from trainer.errors import UserError
+
+NEAR = 0.2
+"""How far (in ln lr) a wanted lr may be moved for a trunk's sake; brackets are 0.69 apart and more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,9 @@ class Transfer(Strategy):
     together: int = 4
     """Trials chosen at a time: more keep more devices busy, fewer learn more from each."""
     max_trials: int = 200
+    trunks: bool = True
+    """Where the target's schedule is wsd, a run goes on from the trunk of a shorter one at nearly its lr (NEAR), and
+    trains only what is new; it has that one's lr and warmup."""
 
     def plan(self, history: History) -> list[Stage]:
         """The design as it would go if every trial ended as expected, and what that leaves of the budget."""
@@ -121,8 +127,29 @@ class Transfer(Strategy):
                 run = replace(run, seed=run.seed + sum(_same(run, other) for other in done))
                 tags = {"stage": f"round {number + 1}", "round": number}
                 tags["expected_sd"] = round(math.sqrt(choice.variance), 4)
-                proposals.append(Proposal(id=name, run=run, horizon=run.tokens, tags=tags))
+                keep = self._trunked(run) and any(longer(run, other) for other in knowledge.candidates)
+                proposal = Proposal(id=name, run=run, horizon=run.tokens, tags=tags, keep=keep)
+                proposals.append(self._continued(proposal, knowledge.history, proposals))
         return proposals
+
+    def _trunked(self, run: RunConfig) -> bool:
+        return self.trunks and run.schedule == "wsd"
+
+    def _continued(self, proposal: Proposal, history: History, beside: list[Proposal]) -> Proposal:
+        """From the longest trunk that will do, where there is one."""
+        run = proposal.run
+        parents = [
+            t
+            for t in history
+            if t.trunk and longer(t.run, run) and t.run.seed == run.seed and abs(math.log(t.lr / proposal.lr)) < NEAR
+        ]
+        if not self._trunked(run) or not parents:
+            return proposal
+        parent = max(parents, key=lambda t: (t.trunk, t.id))
+        run = replace(run, lr=parent.lr, warmup=parent.run.warmup)
+        if any(_same(replace(run, warmup=o.warmup), o) for o in (*(t.run for t in history), *(p.run for p in beside))):
+            return proposal
+        return replace(proposal, run=run, parent=parent.id, start=parent.trunk or 0)
 
 
 def _same(one: RunConfig, other: RunConfig) -> bool:
