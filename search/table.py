@@ -7,6 +7,7 @@ import csv
 import gzip
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,6 +25,7 @@ from trainer.errors import UserError
 SAME_LR = 0.03  # ln units: 3.45e-4 and 3.453e-4 are one grid point, and no sweep is meant to be finer
 
 ALIASES = {
+    "active": ("na", "n_active", "active", "active_params", "active_parameters", "activated_params"),
     "n": ("n", "params", "parameters", "n_params", "non_embedding", "model_size"),
     "d": ("d", "tokens", "train_tokens", "n_tokens"),
     "lr": ("lr", "learning_rate", "peak_lr", "max_lr"),
@@ -41,7 +43,9 @@ class Columns:
     """Which column holds what; None: found by its usual names."""
 
     n: str | None = None
-    """Parameters (non-embedding, or active ones for a mixture of experts)."""
+    """Parameters (non-embedding)."""
+    active: str | None = None
+    """Those that a token meets in a mixture of experts; where there is such a column, it is N."""
     d: str | None = None
     """Training tokens."""
     lr: str | None = None
@@ -109,6 +113,7 @@ class _Rows:
     lr: list[float] = field(default_factory=list)
     loss: list[float] = field(default_factory=list)
     models: dict[int, ModelConfig] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
 
 def load_table(path: str | Path, columns: Columns | None = None) -> Table:
@@ -161,6 +166,9 @@ def _from_columns(path: Path, records: list[dict[str, Any]], columns: Columns) -
         )
     unit = columns.sequence or (2048 if str(names["batch"]).lower() == "bs" else 1)
     rows = _Rows()
+    if names["active"]:
+        records = _one_sparsity(records, str(names["active"]), str(names["n"]), rows.notes)
+        names["n"] = names["active"]
     for line, record in enumerate(records, start=1):
         n, d, b, lr, loss = (_number(record.get(names[key] or "")) for key in ("n", "d", "batch", "lr", "loss"))
         for key, value in (("n", n), ("d", d), ("batch", b), ("lr", lr)):
@@ -173,6 +181,18 @@ def _from_columns(path: Path, records: list[dict[str, Any]], columns: Columns) -
                 round(n), **{k: int(_number(v)) for k, v in shape.items() if _number(v) > 0}
             )
     return rows
+
+
+def _one_sparsity(records: list[dict[str, Any]], active: str, total: str, notes: list[str]) -> list[dict[str, Any]]:
+    """Of runs with the same active parameters, those of the total that most have: they are not runs of one model."""
+    pairs = [(_number(record.get(active)), _number(record.get(total))) for record in records]
+    counts = Counter(pairs)
+    kept = {a: max((n, t) for (a_, t), n in counts.items() if a_ == a)[1] for a, _ in counts}
+    found = [record for record, (a, t) in zip(records, pairs, strict=True) if t == kept[a]]
+    notes.append(f"N is {active}, the parameters that a token meets.")
+    if len(found) < len(records):
+        notes.append(f"{len(records) - len(found)} runs with the {active} of others and another {total}: left out.")
+    return found
 
 
 def _find(path: Path, key: str, given: str | None, there: dict[str, str]) -> str | None:
@@ -200,7 +220,7 @@ def _gather(path: Path, rows: _Rows) -> Table:
     for n, d, b, lr, loss in zip(rows.n, rows.d, rows.b, rows.lr, rows.loss, strict=True):
         groups.setdefault((n, d, b), []).append((math.log(lr), loss if math.isfinite(loss) else math.inf))
     twice = sum(len(runs) - len(set(runs)) for runs in groups.values())
-    notes = [f"{twice} runs are in the table twice, with the same loss: counted once."] if twice else []
+    notes = rows.notes + ([f"{twice} runs are in the table twice, with the same loss: counted once."] if twice else [])
     cells = {key: _cell(set(runs)) for key, runs in sorted(groups.items())}
     thin = [key for key, cell in cells.items() if np.isfinite(cell.loss).sum() < 3]
     if thin:

@@ -190,3 +190,20 @@ def test_step_law_sweep_is_read_as_published() -> None:
     assert 2e-4 < world.sd < 1.2e-3
     _, lr, batch = world.best(world.configuration(429260800, 22_700_000_000, 128 * 2048), batches=True)
     assert lr == pytest.approx(1.72e-3, rel=0.1) and batch == 192 * 2048
+
+
+def test_a_mixture_of_experts_is_as_large_as_what_a_token_meets(tmp_path: Path) -> None:
+    rows = [
+        f"{total},{active},1e9,{lr},{2.0 + abs(math.log(lr / 1e-3)) + extra},512"
+        for total, active, extra in ((2e9, 2e8, 0.1), (2e9, 4e8, 0.0))
+        for lr in (5e-4, 1e-3, 2e-3, 4e-3)
+    ]
+    rows += ["9e9,2e8,1e9,1e-3,1.5,512"]  # as many active ones, of another model
+    path = tmp_path / "moe.csv"
+    path.write_text("\n".join(["N,Na,D,lr,loss,bs", *rows]))
+    table = load_table(path)
+    assert table.sizes == [200_000_000, 400_000_000] and all(len(cell.loss) == 4 for cell in table.cells.values())
+    assert min(table.cells[200_000_000, 10**9, 512 * 2048].loss) == pytest.approx(2.1)
+    assert any("N is Na" in note for note in table.notes) and any("1 runs with the Na" in note for note in table.notes)
+    for n, model in table.models.items():
+        assert abs(parameters(model).non_embedding / n - 1) < 0.02
