@@ -159,6 +159,7 @@ def _from_trials(records: list[dict[str, Any]]) -> _Rows:
 def _from_columns(path: Path, records: list[dict[str, Any]], columns: Columns) -> _Rows:
     there = {name.strip().lower(): name for name in records[0]}
     names = {key: _find(path, key, getattr(columns, key), there) for key in ALIASES}
+    names["n"] = names["n"] or names["active"]
     if missing := [key for key in ("n", "d", "lr", "batch", "loss") if names[key] is None]:
         raise UserError(
             f"{path} has no column for {', '.join(missing)}: it has {', '.join(records[0])}; "
@@ -187,8 +188,8 @@ def _one_sparsity(records: list[dict[str, Any]], active: str, total: str, notes:
     """Of runs with the same active parameters, those of the total that most have: they are not runs of one model."""
     pairs = [(_number(record.get(active)), _number(record.get(total))) for record in records]
     counts = Counter(pairs)
-    kept = {a: max((n, t) for (a_, t), n in counts.items() if a_ == a)[1] for a, _ in counts}
-    found = [record for record, (a, t) in zip(records, pairs, strict=True) if t == kept[a]]
+    kept = {a: max((n, t) for (a_, t), n in counts.items() if a_ == a)[1] for a, _ in counts if a > 0}
+    found = [r for r, (a, t) in zip(records, pairs, strict=True) if a not in kept or t == kept[a]]  # bad ones are told
     notes.append(f"N is {active}, the parameters that a token meets.")
     if len(found) < len(records):
         notes.append(f"{len(records) - len(found)} runs with the {active} of others and another {total}: left out.")
