@@ -151,7 +151,7 @@ def calibrated(setup: Setup) -> tuple[Problem, Trial]:
     measured = calibrate_shapes(runs, setup.data, setup.slots.gpu, setup.slots.threads, setup.config.pack)
     timings = {
         shape_key(run): Timing(
-            step_seconds=c.step_seconds,
+            step_seconds=c.typical_seconds,
             eval_seconds=c.eval_seconds,
             startup_seconds=c.startup_seconds,
             pack=c.pack,

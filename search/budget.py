@@ -67,7 +67,7 @@ class Timing:
     """What calibration measured for one model shape."""
 
     step_seconds: float
-    """Worst of steps 10-19 of 20."""
+    """Median of steps 10-19 of 20: forecasts are to be right on average, the caps are watched while trials run."""
     eval_seconds: float = 0.0
     """One pass over the held-out tokens."""
     startup_seconds: float = 0.0

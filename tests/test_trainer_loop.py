@@ -109,7 +109,7 @@ def test_a_target_cannot_be_trained(data: Prepared) -> None:
 
 def test_calibration_measures(data: Prepared) -> None:
     found = calibrate(RUN, data)
-    assert 0 < found.step_seconds < found.total_seconds and found.tokens == 20 * 64
+    assert 0 < found.step_seconds < found.total_seconds and found.tokens == 21 * 64
     assert found.eval_seconds > 0
 
 
@@ -154,6 +154,6 @@ def test_worse_than_guessing_at_the_end_is_divergence_even_in_warmup(data: Prepa
 
 def test_calibration_of_a_pack_is_a_members_share(data: Prepared) -> None:
     found = calibrate(RUN, data, pack=3)
-    assert found.pack == 3 and found.tokens == 3 * 20 * 64
+    assert found.pack == 3 and found.tokens == 3 * 21 * 64
     assert 0 < 3 * 20 * found.step_seconds < 4 * found.total_seconds
     assert calibrate(RUN, data, pack=None).pack == 1  # on a CPU

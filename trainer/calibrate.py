@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -19,6 +21,7 @@ from trainer.packing import pack_size
 
 STEPS = 20
 SECONDS = 30.0
+T = TypeVar("T")
 MOST = 64
 """Members of a cohort, where nobody says how many."""
 
@@ -28,10 +31,12 @@ class Calibration:
     """Seconds. The first ten steps warm caches, allocators and compilers, so they do not count as steps."""
 
     step_seconds: float
-    """Worst of steps 10-19 (of the second half, where time ran out before 20)."""
+    """Worst of steps 10-19 (of the second half, where time ran out before 20): for a bill that is not to be passed."""
+    typical_seconds: float
+    """Median of the same: for a forecast of how long many steps will take."""
     eval_seconds: float
     startup_seconds: float
-    """Building the model, and what step 0 took beyond an ordinary step."""
+    """Building the model in a warm process, and what step 0 took beyond an ordinary step."""
     total_seconds: float
     tokens: int
     """Trained on."""
@@ -64,53 +69,75 @@ def calibrate(
 
 
 def _alone(run: RunConfig, data: Prepared, device: torch.device) -> Calibration:
-    began = time.perf_counter()
-    training = Training(replace(run, lr=1e-6), data, device)
-    micro = min(run.batch, training.micro_batch * run.model.context)
-    training.run = replace(training.run, batch=micro)
-    built = time.perf_counter() - began
-    steps = _steps(training.train_step, began)
-    start = time.perf_counter()
-    sequences = min(training.micro_batch, run.data.val_tokens // run.model.context)
-    training.evaluate_some(sequences)
-    evaluated = time.perf_counter() - start
-    worst = max(steps[len(steps) // 2 :])
-    return Calibration(
-        step_seconds=worst * run.batch / micro,
-        eval_seconds=evaluated * (run.data.val_tokens // run.model.context) / sequences,
-        startup_seconds=built + max(0.0, steps[0] - worst),
-        total_seconds=time.perf_counter() - began,
-        tokens=len(steps) * micro,
-    )
+    def make() -> Training:
+        training = Training(replace(run, lr=1e-6), data, device)
+        training.run = replace(training.run, batch=min(run.batch, training.micro_batch * run.model.context))
+        return training
+
+    def evaluate(training: Training) -> float:
+        """Share of the held-out tokens that was read."""
+        whole = run.data.val_tokens // run.model.context
+        sequences = min(training.micro_batch, whole)
+        training.evaluate_some(sequences)
+        return sequences / whole
+
+    return _timed(run, make, lambda training: training.train_step, lambda training: training.run.batch, evaluate, 1)
 
 
 def _together(run: RunConfig, data: Prepared, device: torch.device, members: int) -> Calibration:
     """The same of a cohort, a member's share."""
-    began = time.perf_counter()
     micro = pass_sequences(run, members, device) * run.model.context
-    cohort = Cohort([replace(run, lr=1e-6, batch=micro)] * members, data, device)
-    built = time.perf_counter() - began
-    steps = _steps(cohort.engine.train_step, began)
-    start = time.perf_counter()
-    cohort.engine.evaluate()
-    evaluated = time.perf_counter() - start
-    worst = max(steps[len(steps) // 2 :])
+
+    def evaluate(cohort: Cohort) -> float:
+        cohort.engine.evaluate()
+        return 1.0
+
+    return _timed(
+        run,
+        lambda: Cohort([replace(run, lr=1e-6, batch=micro)] * members, data, device),
+        lambda cohort: cohort.engine.train_step,
+        lambda cohort: micro,
+        evaluate,
+        members,
+    )
+
+
+def _timed(
+    run: RunConfig,
+    make: Callable[[], T],
+    stepper: Callable[[T], Callable[[], tuple[Tensor, Tensor]]],
+    tokens_of: Callable[[T], int],
+    evaluate: Callable[[T], float],
+    members: int,
+) -> Calibration:
+    """Builds, steps and evaluates; then builds once more and makes a step, which is what a trial of a warm process
+    begins with."""
+    began = time.perf_counter()
+
+    def use() -> tuple[list[float], float, int]:
+        subject, steps = make(), list[float]()
+        step = stepper(subject)
+        while len(steps) < 2 or (len(steps) < STEPS and time.perf_counter() - began < SECONDS):
+            steps.append(_seconds(lambda: step()[0].sum().item()))  # item waits for the device
+        share = evaluate(subject)
+        return steps, _seconds(lambda: evaluate(subject)) / share, tokens_of(subject)
+
+    steps, evaluated, micro = use()  # nothing of it is in memory afterwards
+    warm = steps[len(steps) // 2 :]
+    typical = statistics.median(warm)
+    startup = _seconds(lambda: stepper(make())()[0].sum().item()) - typical
     return Calibration(
-        step_seconds=worst * run.batch / micro / members,
+        step_seconds=max(warm) * run.batch / micro / members,
+        typical_seconds=typical * run.batch / micro / members,
         eval_seconds=evaluated / members,
-        startup_seconds=(built + max(0.0, steps[0] - worst)) / members,
+        startup_seconds=max(0.0, startup) / members,
         total_seconds=time.perf_counter() - began,
-        tokens=len(steps) * micro * members,
+        tokens=(len(steps) + 1) * micro * members,
         pack=members,
     )
 
 
-def _steps(train_step: Callable[[], tuple[Tensor, Tensor]], began: float) -> list[float]:
-    """Seconds of each of STEPS, or as many as there is time for."""
-    steps: list[float] = []
-    while len(steps) < 2 or (len(steps) < STEPS and time.perf_counter() - began < SECONDS):
-        start = time.perf_counter()
-        loss, _ = train_step()
-        loss.sum().item()  # waits for the device
-        steps.append(time.perf_counter() - start)
-    return steps
+def _seconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
