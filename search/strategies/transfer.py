@@ -68,7 +68,7 @@ class Transfer(Strategy):
             flops=max(0.0, (problem.budget.flops or 0) - total.flops),
             usd=max(0.0, (problem.budget.usd or 0) - total.usd),
         )
-        note = "kept for what the trials will suggest; spent only where it is worth it"
+        note = "kept for what the trials suggest; all lrs move with it"
         return [*stages, Stage(name="open", trials=0, parameters=0, tokens=0, cost=rest, note=note)]
 
     @staticmethod
@@ -76,13 +76,14 @@ class Transfer(Strategy):
         one, count = problem.cost.forecast(run, run.tokens), len(log_lr)
         spread = f"lr {math.exp(min(log_lr)):.2g} to {math.exp(max(log_lr)):.2g}"
         return Stage(
-            name=f"{run.model.depth}x{run.model.width}, {run.tokens:.3g} tokens, batch {run.batch}",
+            name=f"{run.model.depth}x{run.model.width}, {run.tokens / 1e6:.3g}M tokens"
+            + (f", batch {run.batch:,}" if run.batch != problem.target.batch else ""),
             trials=count,
             parameters=parameters(run.model).total,
             tokens=float(count * run.tokens),
             run=run,
             cost=Spending(count * one.seconds, count * one.flops, count * one.usd),
-            note=f"{spread}; later ones move with what the earlier show",
+            note=spread,
         )
 
     def shapes(self, history: History) -> list[RunConfig]:
