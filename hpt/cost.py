@@ -59,7 +59,7 @@ def main(argv: Sequence[str]) -> int:
             name,
             short(parameters(run.model).total),
             f"{run.steps:,}",
-            duration_ms(measured.startup_seconds),
+            duration_ms(measured.first_seconds),
             duration_ms(measured.step_seconds),
             short(run.batch / measured.step_seconds),
             f"{mfu:.0%}" if mfu else "",

@@ -37,7 +37,9 @@ def short(number: float) -> str:
     return f"{number:.3g}"
 
 
-def plan_table(stages: Sequence[Stage], slots: int, priced: bool) -> Table:
+def plan_table(stages: Sequence[Stage], slots: int, priced: bool, launch: float = 0.0) -> Table:
+    """What would be done; `launch`: seconds in which the workers start, all at once."""
+    more = f"{duration(launch)} of it to start the workers" if launch >= 1 else ""
     table = Table(title="Plan", title_justify="left", show_footer=True, box=SIMPLE)
     total = sum((s.cost for s in stages), Spending())
     columns = [
@@ -48,14 +50,14 @@ def plan_table(stages: Sequence[Stage], slots: int, priced: bool) -> Table:
         ("FLOPs", f"{total.flops:.3g}", "right", lambda s: f"{s.cost.flops:.3g}"),
         (
             f"time on {slots} slots",
-            duration(total.seconds / slots),
+            duration(total.seconds / slots + launch),
             "right",
             lambda s: duration(s.cost.seconds / slots),
         ),
     ]
     if priced:
         columns.append(("dollars", f"{total.usd:.2f}", "right", lambda s: f"{s.cost.usd:.2f}"))
-    columns.append(("", "", "left", lambda s: s.note))
+    columns.append(("", more, "left", lambda s: s.note))
     for header, footer, justify, _ in columns:
         table.add_column(header, footer=footer, justify=justify, no_wrap=header == "stage")  # type: ignore[arg-type]
     for stage in stages:

@@ -109,7 +109,8 @@ def search(setup: Setup, console: Console, began: float) -> int:
         trials, search_id = [calibration], uuid.uuid4().hex
     session = Session(strategy=setup.strategy, problem=problem, trials=trials)
     stages = setup.strategy.plan(session.history)
-    console.print(plan_table(stages, setup.slots.count, config.usd_per_hour > 0))
+    launch = trials[0].tags.get("launch_seconds", 0.0)
+    console.print(plan_table(stages, setup.slots.count, config.usd_per_hour > 0, launch))
     if config.dry_run:
         console.print("dry run: nothing was trained but the steps that were timed, nothing was written")
         return 0
@@ -148,7 +149,7 @@ def calibrated(setup: Setup) -> tuple[Problem, Trial]:
     free = make_problem(setup, {})
     wanted = setup.strategy.shapes(History(problem=free)) or [setup.target]
     runs = list({run.model: run for run in wanted}.values())  # another batch is so many more micro-batches
-    measured = calibrate_shapes(runs, setup.data, setup.slots.gpu, setup.slots.threads, setup.config.pack)
+    measured, launch = calibrate_shapes(runs, setup.data, setup.slots.gpu, setup.slots.threads, setup.config.pack)
     timings = {
         shape_key(run): Timing(
             step_seconds=c.typical_seconds,
@@ -167,7 +168,7 @@ def calibrated(setup: Setup) -> tuple[Problem, Trial]:
         seconds=seconds,
         usd=seconds / 3600 * free.cost.usd_per_hour,
         flops=sum(run_flops(run, c.tokens) for run, c in zip(runs, measured, strict=True)),
-        tags={"stage": "calibration"},
+        tags={"stage": "calibration", "launch_seconds": round(launch, 2)},
     )
     return make_problem(setup, timings), record
 

@@ -70,10 +70,18 @@ def resources(gpu: bool) -> dict[str, float]:
 
 def calibrate_shapes(
     runs: list[RunConfig], data: Prepared, gpu: bool, threads: int, pack: int | None
-) -> list[Calibration]:
-    """Twenty steps of each run, one after the other, where trials will run; packs as trainer.calibrate has them."""
+) -> tuple[list[Calibration], float]:
+    """Twenty steps of each run, one after the other, where trials will run; packs as trainer.calibrate has them.
+
+    Also the seconds that a worker took to start: its process, its imports and what is cold at first.
+    """
     remote = ray.remote(num_cpus=1, num_gpus=1 if gpu else 0)(calibrate_here)
-    return [ray.get(remote.remote(run, data, threads, pack)) for run in runs]
+    began, found = time.monotonic(), list[Calibration]()
+    launch = 0.0
+    for run in runs:
+        found.append(ray.get(remote.remote(run, data, threads, pack)))
+        launch = launch or time.monotonic() - began - found[0].total_seconds
+    return found, launch + max(0.0, found[0].first_seconds - found[0].typical_seconds)
 
 
 def execute(

@@ -34,6 +34,8 @@ class Calibration:
     """Worst of steps 10-19 (of the second half, where time ran out before 20): for a bill that is not to be passed."""
     typical_seconds: float
     """Median of the same: for a forecast of how long many steps will take."""
+    first_seconds: float
+    """Step 0 of the process: caches, allocators and compilers are cold."""
     eval_seconds: float
     startup_seconds: float
     """Building the model in a warm process, and what step 0 took beyond an ordinary step."""
@@ -129,6 +131,7 @@ def _timed(
     return Calibration(
         step_seconds=max(warm) * run.batch / micro / members,
         typical_seconds=typical * run.batch / micro / members,
+        first_seconds=steps[0] * run.batch / micro / members,
         eval_seconds=evaluated / members,
         startup_seconds=max(0.0, startup) / members,
         total_seconds=time.perf_counter() - began,

@@ -20,8 +20,8 @@ from trainer.data.synthetic import random_data
 from trainer.devices import usable_cpus
 from trainer.presets import laptop
 
-HYPERBAND = Hyperband(reduction_factor=4, max_resource=64, units=256)
-"""127 trials, the longest of a quarter of the target: a little more than two targets of training."""
+HYPERBAND = Hyperband(reduction_factor=4, max_resource=64, units=512)
+"""127 trials, the longest of an eighth of the target: about one target run of training, which is the default budget."""
 
 
 def measure(options: Options) -> list[Row]:
