@@ -6,8 +6,9 @@ import sys
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -122,6 +123,7 @@ def search(setup: Setup, console: Console, began: float) -> int:
                 "search": to_json(config),
                 "target": to_dict(setup.target),
                 "timings": timings,
+                "plan": [planned(stage) for stage in stages],
             }
         )
         directory.append(trials[0])
@@ -140,6 +142,11 @@ def search(setup: Setup, console: Console, began: float) -> int:
         return 130
     conclude(setup, session, mirror, console, began)
     return 0
+
+
+def planned(stage: Stage) -> dict[str, Any]:
+    """A stage for config.json, so that what was spent can be set beside it."""
+    return {"name": stage.name, "trials": stage.trials, "tokens": stage.tokens, "cost": asdict(stage.cost)}
 
 
 def calibrated(setup: Setup) -> tuple[Problem, Trial]:

@@ -14,10 +14,15 @@ from pathlib import Path
 import pytest
 
 from hpt import report
+from hpt.reports.gather import gather
+from hpt.reports.laws import laws
+from hpt.reports.text import bill_rows, outlook_lines
 from search.budget import Timing, shape_key
 from search.records import Recommendation, Trial
 from search.store import SearchDir
+from search.strategies.outlook import outlook
 from trainer.config import to_dict
+from trainer.counts import parameters, run_flops
 from trainer.errors import UserError
 from trainer.presets import preset
 
@@ -161,3 +166,53 @@ def test_a_browser_shows_it_without_complaint(width: int, tmp_path: Path) -> Non
     )
     assert "CONSOLE" not in done.stderr, done.stderr
     assert len((tmp_path / "page.png").read_bytes()) > 40_000
+
+
+def planted(path: Path, law: str) -> Path:
+    """Whole runs at three sizes with the best lr falling as N^-0.5, and a plan of more than was made."""
+    made = []
+    for depth, width in ((1, 16), (1, 32), (2, 32)):
+        shape = TARGET.shaped(depth, width, 1)
+        best = 3e-3 * (parameters(shape.model).non_embedding / 1e5) ** -0.5
+        for k in range(-2, 3):
+            run = replace(shape, lr=best * 2.0**k)
+            made.append(Trial(id=f"{depth}x{width}-{k}", run=run, horizon=run.tokens, status="finished", seconds=4.0,
+                              loss=4 + 0.1 * k * k, flops=1e10, tags={"stage": f"{depth}x{width}"}))  # fmt: skip
+    folder = search(path, made, replace(ANSWER, law=law))
+    config = json.loads((folder / "config.json").read_text())
+    cost = {"seconds": 20.0, "flops": 7.5e10, "usd": 0.0}
+    config["plan"] = [{"name": n, "trials": 6, "tokens": 1.0, "cost": cost} for n in ("1x16", "never")]
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.parametrize("law", ["power in N: lr = a N^b", "batch-conditional law"])
+def test_the_law_is_drawn_and_the_plan_is_set_beside_what_was_made(law: str, tmp_path: Path) -> None:
+    found = gather(planted(tmp_path / "s", law))
+    n = parameters(TARGET.model).non_embedding
+    lines = laws(found, "N", n / 10, n)
+    used = [line for line in lines if line.used]
+    assert len(used) == 1 and (len(lines) > 3) == law.startswith("power") and not laws(found, "D", 1e5, 1e6) == lines
+    assert used[0].line[0][1] > used[0].line[-1][1] and all(a <= b <= c for (_, b), (_, a, c) in zip(
+        used[0].line, used[0].band, strict=True))  # fmt: skip
+    if law.startswith("power"):
+        assert used[0].line[-1][1] == pytest.approx(3e-3 * (1.2 * n / 1e5) ** -0.5, rel=0.1)
+    headers, rows = bill_rows(found)
+    by_stage = {row[0]: dict(zip(headers, row, strict=True)) for row in rows}
+    assert by_stage["1x16"]["trials planned"] == "6" and by_stage["1x16"]["made"] == "5"
+    assert by_stage["never"]["made"] == "0" and by_stage["2x32"]["trials planned"] == ""
+    assert by_stage["total"]["trials planned"] == "12" and by_stage["total"]["made"] == "15"
+    more, held = outlook_lines(found)
+    assert "would narrow" in more and "batch, weight decay, warmup, seed, number of tokens" in held
+    assert report.main([str(tmp_path / "s")]) == 0
+    page = (tmp_path / "s" / "report.html").read_text()
+    assert "What was not tried" in page and ("rejected" in page) == law.startswith("power")
+
+
+def test_more_trials_narrow_the_doubt_and_none_is_no_outlook(tmp_path: Path) -> None:
+    found = gather(planted(tmp_path / "s", "none"))
+    more = outlook(found.history)
+    assert more is not None and 0 < more.after < more.now and more.cost.flops <= 0.25 * run_flops(TARGET)
+    assert outlook(replace(found.history, trials=())) is None
+    cut = tuple(replace(t, horizon=t.horizon // 2) for t in found.history.trials)
+    assert outlook(replace(found.history, trials=cut)) is None

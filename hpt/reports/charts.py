@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from hpt.reports.gather import Found
+from hpt.reports.laws import Axis, laws
 from hpt.reports.svg import Chart, written
 from hpt.screen import short
 from search.evidence import Cell
@@ -60,15 +62,26 @@ def _valley(chart: Chart, cell: Cell, colour: int) -> None:
 def best_lr(found: Found) -> list[str]:
     """The optimum of each cell against N and against D, where there is more than one of them; the target beside."""
     out = []
-    for name, of, at in (
-        ("parameters without embeddings", lambda c: c.n_non_embedding, found.n_target),
-        ("training tokens", lambda c: c.horizon, found.target.tokens),
-        ("batch, tokens", lambda c: c.batch, found.target.batch),
-    ):
+    axes: tuple[tuple[Axis, str, Callable[[Cell], int], int], ...] = (
+        ("N", "parameters without embeddings", lambda c: c.n_non_embedding, found.n_target),
+        ("D", "training tokens", lambda c: c.horizon, found.target.tokens),
+        ("B", "batch, tokens", lambda c: c.batch, found.target.batch),
+    )
+    for axis, name, of, at in axes:
         known = [(c, o) for c in found.cells if (o := c.optimum()) is not None and o.edge is None]
         if len({of(c) for c, _ in known}) < 2:
             continue
         chart = Chart(name, "best learning rate", y_log=True, height=300)
+        xs, lrs = [at, *(of(c) for c, _ in known)], [math.exp(o.log_lr) for _, o in known] + [found.lr or math.nan]
+        seen = [lr for lr in lrs if math.isfinite(lr)]
+        chart.y_range = (min(seen) / 5, max(seen) * 5)  # a rejected law may go anywhere
+        for law in laws(found, axis, min(xs), max(xs)):
+            chart.line(
+                law.line, "accent" if law.used else "faint", law.name if law.used else "rejected", dash=not law.used
+            )
+            if law.used:
+                chart.line([(x, low) for x, low, _ in law.band], "accent", "one sd", dash=True, thin=True)
+                chart.line([(x, high) for x, _, high in law.band], "accent", dash=True, thin=True)
         chart.bars([(of(c), *_ends(o.log_lr, o.sd)) for c, o in known], 0)
         titles = [f"{short(c.n_total)}, {short(c.horizon)} tokens, batch {short(c.batch)}" for c, _ in known]
         chart.dots([(of(c), math.exp(o.log_lr)) for c, o in known], 0, titles, "proxies, 90 % interval", r=4.5)
@@ -99,7 +112,9 @@ def rungs(found: Found) -> str:
                 chart.line([(by_id[t.parent].horizon, t.lr), (t.horizon, t.lr)], i, thin=True)
         ended = [t for t in mine if t.loss is not None]
         titles = [f"lr {t.lr:.3g}, {short(t.horizon)} tokens: {t.loss:.4f}" for t in ended]
-        chart.dots([(t.horizon, t.lr) for t in ended], i, titles, f"bracket {bracket}")
+        chart.dots(
+            [(t.horizon, t.lr) for t in ended], i, titles, f"bracket {bracket + 1}" if isinstance(bracket, int) else ""
+        )
     if found.lr is not None:
         chart.line(
             [(min(t.horizon for t in found.trials), found.lr), (found.target.tokens, found.lr)], "accent", dash=True

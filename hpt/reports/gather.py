@@ -29,6 +29,10 @@ class Found:
     cells: list[Cell]
     forecasts: dict[str, float]
     """Seconds that each trial was forecast to take."""
+    plan: dict[str, dict[str, Any]]
+    """By stage, as it was before the first trial: trials, tokens, cost."""
+    history: History
+    """The trials without the calibration."""
 
     @property
     def lr(self) -> float | None:
@@ -67,7 +71,8 @@ def gather(path: Path) -> Found:
     forecasts = {t.id: cost.forecast(t.run, t.horizon - t.start).seconds for t in history}
     return Found(
         path=path, search=saved.get("search", {}), target=target, trials=trials, answer=answer,
-        cells=cells(history), forecasts=forecasts,
+        cells=cells(history), forecasts=forecasts, history=history,
+        plan={stage["name"]: stage for stage in saved.get("plan", ())},
     )  # fmt: skip
 
 

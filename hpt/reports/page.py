@@ -13,6 +13,7 @@ from hpt.reports.text import (
     commands,
     final_rows,
     headline,
+    outlook_lines,
     run_sentence,
     score_rows,
     trial_headers,
@@ -65,6 +66,7 @@ def search_page(found: Found) -> str:
         _charts("How the best learning rate moves", [*best_lr(found), rungs(found)]),
         _section("The law", _law(found)),
         _section("The bill", _table(*bill_rows(found))),
+        _section("What was not tried", _list(map(escape, outlook_lines(found)))),
         _section("Going on", f"<pre>{escape(chr(10).join(commands(found)))}</pre>"),
         _section("Trials", '<p class="soft">A click on a heading sorts.</p>' + _trials(found)),
     ]

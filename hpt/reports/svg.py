@@ -81,7 +81,7 @@ class Chart:
         self._marks.append(("bars", [(x, v) for x, low, high in points for v in (low, high)], {"colour": colour}))
 
     def _name(self, label: str, colour: int | str) -> None:
-        if label:
+        if label and (label, colour) not in self._legend:
             self._legend.append((label, colour))
 
     def _limits(self, axis: int, log: bool, given: tuple[float, float] | None) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from html import escape
 from hpt.reports.gather import FinalFound, Found
 from hpt.reports.svg import written
 from hpt.screen import duration, short
+from search.strategies.outlook import outlook, untried
 from trainer.counts import parameters, run_flops
 
 TRIAL_HEADERS = (
@@ -22,7 +23,6 @@ TRIAL_HEADERS = (
     "status",
     "stage",
     "minutes",
-    "dollars",
 )
 Rows = list[tuple[str, ...]]
 
@@ -69,18 +69,54 @@ def run_sentence(found: Found) -> str:
 
 
 def bill_rows(found: Found) -> tuple[tuple[str, ...], Rows]:
-    """By stage: what was forecast, what was spent."""
-    headers = ("stage", "trials", "FLOPs", "% of the final run", "forecast", "took")
-    priced = any(t.usd for t in found.trials)
+    """By stage: what was planned, what was forecast once its trials were known, what was spent."""
+    headers = (
+        "stage",
+        "trials planned",
+        "made",
+        "FLOPs planned",
+        "spent",
+        "% of the final run",
+        "time forecast",
+        "took",
+    )
+    priced, made = any(t.usd for t in found.trials), dict(found.stages())
     rows: Rows = []
-    for name, trials in [*found.stages(), ("total", found.trials)]:
+    for name in [*dict.fromkeys([*found.plan, *made]), "total"]:
+        trials = found.trials if name == "total" else made.get(name, [])
+        plans = found.plan.values() if name == "total" else [found.plan[name]] if name in found.plan else []
         known = sum(found.forecasts.get(t.id, 0.0) for t in trials)
         row = (
-            str(name), str(len(trials)), f"{sum(t.flops for t in trials):.3g}", f"{100 * found.share(trials):.1f}",
-            duration(known) if known else "", duration(sum(t.seconds for t in trials)),
+            str(name), str(sum(p["trials"] for p in plans)) if plans else "", str(len(trials)),
+            f"{sum(p['cost']['flops'] for p in plans):.3g}" if plans else "", f"{sum(t.flops for t in trials):.3g}",
+            f"{100 * found.share(trials):.1f}", duration(known) if known else "",
+            duration(sum(t.seconds for t in trials)),
         )  # fmt: skip
         rows.append((*row, f"{sum(t.usd for t in trials):.2f}") if priced else row)
     return (*headers, "dollars") if priced else headers, rows
+
+
+def outlook_lines(found: Found) -> list[str]:
+    """What a quarter of a target run more would buy, and what all trials had alike."""
+    lines, more = [], outlook(found.history)
+    if more is not None:
+        count = sum(len(lrs) for _, lrs in more.runs)
+        price = f", ${more.cost.usd:.2f}" if more.cost.usd else ""
+        time = f", {duration(more.cost.seconds)} of slot time" if more.cost.seconds else ""
+        share = 100 * more.cost.flops / run_flops(found.target)
+        lines.append(
+            f"{count} more trials ({share:.0f} % of a target run{time}{price}) would narrow the law's doubt about the "
+            f"best lr from a factor of {math.exp(more.now):.2f} to {math.exp(more.after):.2f} (one sd). They are: "
+            + "; ".join(
+                f"{run.model.depth}x{run.model.width} on {short(run.tokens)} tokens at lr "
+                + ", ".join(f"{lr:.2g}" for lr in sorted(lrs))
+                for run, lrs in more.runs
+            )
+            + "."
+        )
+    if held := untried(found.history):
+        lines.append(f"All trials had the same {', '.join(held)}: of others this search says nothing.")
+    return lines
 
 
 def commands(found: Found) -> list[str]:
@@ -164,7 +200,8 @@ def markdown(found: Found, pictures: Sequence[str]) -> str:
     out += [f"\n![{name.removesuffix('.png').replace('_', ' ')}]({name})" for name in pictures]
     if law := found.answer.get("law"):
         out += ["\n## The law", law, *(f"- not used: {name} ({why})" for name, why in found.answer.get("rejected", ()))]
-    out += ["\n## The bill", _md(*bill_rows(found)), "\n## Trials", _md(trial_headers(found), _shown(found))]
+    out += ["\n## The bill", _md(*bill_rows(found)), "\n## What was not tried", *outlook_lines(found)]
+    out += ["\n## Trials", _md(trial_headers(found), _shown(found))]
     return "\n".join(out) + "\n"
 
 
@@ -181,7 +218,7 @@ def latex(found: Found) -> str:
     """Tables for a paper, by booktabs."""
     parts = [
         _tex(*bill_rows(found), "What the search cost, stage by stage."),
-        _tex(TRIAL_HEADERS, _shown(found), "All trials."),
+        _tex(trial_headers(found), _shown(found), "All trials."),
     ]
     return "\n\n".join(parts) + "\n"
 

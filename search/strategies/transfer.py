@@ -76,8 +76,7 @@ class Transfer(Strategy):
         one, count = problem.cost.forecast(run, run.tokens), len(log_lr)
         spread = f"lr {math.exp(min(log_lr)):.2g} to {math.exp(max(log_lr)):.2g}"
         return Stage(
-            name=f"{run.model.depth}x{run.model.width}, {run.tokens / 1e6:.3g}M tokens"
-            + (f", batch {run.batch:,}" if run.batch != problem.target.batch else ""),
+            name=_stage_name(run, problem),
             trials=count,
             parameters=parameters(run.model).total,
             tokens=float(count * run.tokens),
@@ -126,7 +125,7 @@ class Transfer(Strategy):
                 # The same run with the same seed would say nothing new: training is deterministic.
                 done = [*(t.run for t in knowledge.history), *(p.run for p in proposals)]
                 run = replace(run, seed=run.seed + sum(_same(run, other) for other in done))
-                tags = {"stage": f"round {number + 1}", "round": number}
+                tags = {"stage": _stage_name(run, history.problem), "round": number}
                 tags["expected_sd"] = round(math.sqrt(choice.variance), 4)
                 keep = self._trunked(run) and any(longer(run, other) for other in knowledge.candidates)
                 proposal = Proposal(id=name, run=run, horizon=run.tokens, tags=tags, keep=keep)
@@ -151,6 +150,11 @@ class Transfer(Strategy):
         if any(_same(replace(run, warmup=o.warmup), o) for o in (*(t.run for t in history), *(p.run for p in beside))):
             return proposal
         return replace(proposal, run=run, parent=parent.id, start=parent.trunk or 0)
+
+
+def _stage_name(run: RunConfig, problem: Problem) -> str:
+    batch = f", batch {run.batch:,}" if run.batch != problem.target.batch else ""
+    return f"{run.model.depth}x{run.model.width}, {run.tokens / 1e6:.3g}M tokens{batch}"
 
 
 def _same(one: RunConfig, other: RunConfig) -> bool:
