@@ -12,19 +12,19 @@ import nbformat
 from nbclient import NotebookClient
 
 HERE = Path(__file__).parent
-ABSOLUTE = re.compile(r"""(?<![\w.])/(?:tmp|home|root|opt|usr|work|var|private|Users|mnt)/[^\s"']+|\b[A-Z]:\\\\\w+""")
-"""A path of some machine; sqlite:////home/... counts, an address https://host/home does not."""
+ABSOLUTE = re.compile(r"(?<![\w.])/(?:tmp|home|root|opt|usr|work|var|private|Users|mnt)/[^\s\"']+")
+"""Paths of some machine, sqlite:////home/... as well; not an address such as https://host/home."""
 
 
 def execute(path: Path, folder: Path, seconds: int = 600) -> nbformat.NotebookNode:
     """The notebook with new outputs, run in `folder`; nbclient's CellExecutionError where a cell fails."""
     notebook = nbformat.read(path, as_version=4)
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
+    paths = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
     client = NotebookClient(
         notebook, timeout=seconds, kernel_name="python3", record_timing=False, coalesce_streams=True,
         resources={"metadata": {"path": str(folder)}},
     )  # fmt: skip
-    client.execute()
+    client.execute(env=os.environ | {"PYTHONPATH": paths})
     return clean(notebook)
 
 
