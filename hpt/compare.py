@@ -128,11 +128,13 @@ def write(rows: list[Result] | list[Line], path: Path) -> None:
         writer.writerows(asdict(row) for row in rows)
 
 
-def draw(lines: list[Line], path: Path) -> None:
+def draw(lines: list[Line], path: Path, dpi: int = 150) -> None:
     """Regret against cost: medians as lines, up to the 90th percentile as bars."""
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    for i, name in enumerate(dict.fromkeys(line.strategy for line in lines)):
-        mine = [x for x in lines if x.strategy == name and x.answered >= 0.5]
+    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
+    for i, name in enumerate(CONTENDERS):  # the same colour and mark in every picture
+        mine = [line for line in lines if line.strategy == name and line.answered >= 0.5]
+        if not mine:
+            continue
         x = [max(100 * line.cost, 1) for line in mine]
         y = [max(line.median, SHOWN) for line in mine]
         high = [max(line.p90, SHOWN) - v for line, v in zip(mine, y, strict=True)]
@@ -140,10 +142,10 @@ def draw(lines: list[Line], path: Path) -> None:
             x,
             y,
             yerr=[[0] * len(y), high],
-            marker="o",
+            marker="osD^"[i // 8],
             capsize=2,
             label=name,
-            color=f"C{i % 10}",
+            color=f"C{i % 8 + i // 8}",
             alpha=0.8,
         )
     axes.set(
@@ -153,8 +155,8 @@ def draw(lines: list[Line], path: Path) -> None:
         ylabel="regret at the target, % of its loss",
     )
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    figure.savefig(path, dpi=150)
+    figure.legend(fontsize=8, loc="outside right upper")
+    figure.savefig(path, dpi=dpi)
     plt.close(figure)
 
 
