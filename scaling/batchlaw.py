@@ -33,6 +33,10 @@ def law(theta: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return value, np.stack([-n, np.ones_like(n), share, share * b, share * d, rest * b, rest * d], axis=1)
 
 
+SMALL = 8.5e7
+"""Non-embedding parameters of GPT-2 124M, where scatter and curvature are known from others' runs."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Prior:
     """Independent normals on the law's seven parameters and on the valley's shape."""
@@ -63,7 +67,9 @@ def prior(n: float, d: float, b: float, lr_range: tuple[float, float], parametri
     another scale. The batch at which the branches meet is taken to lie near the best batch of Step
     Law, 0.58 D^0.571 tokens, within a factor of 3 (DeepSeek, Power Lines and 2607.01487 differ by
     less at 1e10 tokens and by more at 1e7). The valley's curvature is h = 0.8 % of the loss per
-    squared unit of ln lr (half or twice the best lr cost about that), within a factor of 2.2.
+    squared unit of ln lr (half or twice the best lr cost about that), within a factor of 2.2, and a run's
+    loss scatters by 0.07 % from SMALL parameters up. Smaller models have steeper valleys and scatter more:
+    5 % and 0.5 % at 1e5 parameters, on our own sweeps (notebooks/LOG.md); in between a power is drawn.
     The range in which lrs are to be searched counts as one more witness of the level: log-uniform
     over it.
     """
@@ -76,11 +82,14 @@ def prior(n: float, d: float, b: float, lr_range: tuple[float, float], parametri
     sure, told = sd[1] ** -2, 12 / (high - low) ** 2
     mean[1] = (sure * mean[1] + told * (low + high) / 2) / (sure + told)
     sd[1] = (sure + told) ** -0.5
+    small = max(1.0, SMALL / n)
     return Prior(
         mean=np.array(mean),
         sd=np.array(sd),
-        valley_mean=np.array([np.log(0.008), -0.2, -0.2, np.log(0.9)]),
+        valley_mean=np.array([np.log(0.008 * small**0.27), -0.2, -0.2, np.log(0.9)]),
         valley_sd=np.array([0.8, 0.3, 0.3, 0.5]),
+        discrepancy=0.13 * small**0.124,
+        noise=0.0007 * small**0.29,
     )
 
 

@@ -95,15 +95,17 @@ class Transfer(Strategy):
 
         So the search is the same on one slot or many, and whatever ends first.
         """
-        current = max((x.tags.get("round", 0) for x in (*history.trials, *history.running)), default=0)
-        for number in (current, current + 1):
-            new = [p for p in self._round(history, number) if p.id not in history.known]
-            if new:
-                return new[:slots]
-            if history.running:
-                return []
+        if not any("setting" in x.tags for x in (*history.trials, *history.running)):
+            current = max((x.tags.get("round", 0) for x in (*history.trials, *history.running)), default=0)
+            for number in (current, current + 1):
+                new = [p for p in self._round(history, number) if p.id not in history.known]
+                if new:
+                    return new[:slots]
+                if history.running:
+                    return []
         second = self._second(Knowledge(self, _sorted(history, None)))
-        return (second.ask(history)[:slots] if second else []) or DONE
+        new = second.ask(history) if second else []
+        return new[:slots] if new or history.running else DONE
 
     def recommend(self, history: History) -> Recommendation:
         knowledge = Knowledge(self, _sorted(history, None))
