@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import runpy
 import sys
+from importlib.metadata import PackageNotFoundError, version
 
 COMMANDS = {
     "data": "fetch public corpora, look into any",
@@ -22,6 +24,7 @@ COMMANDS = {
     "merge": "average or ensemble runs grown from one seed checkpoint",
     "convert": "export a trained model to transformers or llm.c, or bring one in",
     "evaluate": "score a trained model on held-out text and zero-shot tasks",
+    "completion": "tab completion for bash and zsh",
 }
 
 
@@ -31,6 +34,12 @@ def main() -> None:
         del sys.argv[1]
         runpy.run_module(f"hpt.{name}", run_name="__main__", alter_sys=True)
         return
+    if name == "--version":
+        with contextlib.suppress(PackageNotFoundError):
+            print(f"hpt {version('hpt')}")
+            return
+        print("hpt, run from a checkout that is not installed")
+        return
     if name not in ("-h", "--help"):
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(COMMANDS)}."
@@ -39,7 +48,8 @@ def main() -> None:
     print(__doc__, end="\n\n")
     for command, line in COMMANDS.items():
         print(f"  python -m hpt.{command:<10} {line}")
-    print("\nEach explains its flags with --help.")
+    print("\nEach explains its flags with --help, prints its result as JSON with --json, and only that with --quiet.")
+    print("Exit codes: 0 done, 2 bad input, 130 interrupted, 1 a final run that diverged or a defect of hpt.")
 
 
 if __name__ == "__main__":

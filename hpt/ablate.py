@@ -36,7 +36,7 @@ variant: where a variant wants another lr, that is part of what is compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class AblateConfig:
+class AblateConfig(cli.Common):
     """Train a baseline and its variants at several levels of compute, same seeds and data, and judge the gaps."""
 
     variant: Annotated[tuple[str, ...], tyro.conf.arg(name="variant")]
@@ -60,7 +60,8 @@ class AblateConfig:
 
 
 def main(argv: Sequence[str]) -> int:
-    config, console = cli.parse(AblateConfig, argv, "hpt.ablate"), Console(highlight=False)
+    config = cli.parse(AblateConfig, argv, "hpt.ablate")
+    console = config.console()
     base = override(preset(config.target), config.set)
     variants = {"baseline": (), **dict(map(parse, config.variant))}
     runs = plan(config, base, variants)
@@ -78,6 +79,7 @@ def main(argv: Sequence[str]) -> int:
             "fewer --seeds, --levels or variants."
         )
     if config.dry_run:
+        config.answer({"runs": len(runs), "target_runs": cost}, f"{len(runs)} runs, {cost:.2f} target runs")
         return 0
     rows = execute(config, runs, console)
     verdicts = {name: verdict_of(rows, name) for name in variants if name != "baseline"}
@@ -90,6 +92,7 @@ def main(argv: Sequence[str]) -> int:
     for name, verdict in verdicts.items():
         console.print(f"[bold]{name}[/bold]: {verdict.sentence()}")
     console.print(f"written: {config.out}/runs.jsonl, verdict.json, report.html")
+    config.answer(content, "\n".join(f"{name}: {verdict['sentence']}" for name, verdict in content.items()))
     return 0
 
 

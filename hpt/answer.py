@@ -46,6 +46,8 @@ def conclude(setup: Setup, session: Session, mirror: Mirror, console: Console, b
     if session.over.startswith("the budget"):
         lines.insert(0, ("ended because", session.over))
     console.print(answer_panel(answer, [line for line in lines if line[1]]))
+    result = {**to_dict(answer), "bill": bill, "ended": session.over, "directory": directory.path}
+    setup.config.answer(result, "no recommendation" if answer.lr is None else f"{answer.lr:.4g}")
 
 
 def make_bill(setup: Setup, history: History) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import importlib
 import json
 import math
 import platform
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
 from hpt import cli
@@ -32,13 +30,13 @@ GPU_MINUTES = 7.0  # after which no further shape is begun: the longest takes le
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchConfig:
+class BenchConfig(cli.Common):
     """Time what hpt does against the plain way of doing it. Ratios are of one run, the ways taking turns."""
 
     sections: Annotated[tuple[Section, ...], tyro.conf.Positional] = ("step", "cohort", "overhead", "data", "search")
     """step: an optimiser step; cohort: members together against alone; overhead: 400 empty trials; data: tokenising and
     reading; search: hyperband against plain Ray Tune; nanogpt: beside a checkout; gpu: step, cohort and data."""
-    json: Path | None = None
+    out: Path | None = None
     """Write all figures there."""
     quick: bool = False
     """Tiny sizes: whether it works, not how fast it is."""
@@ -78,7 +76,7 @@ def _measure(config: BenchConfig) -> int:
         members=config.members,
         nanogpt=config.nanogpt,
     )
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    console = config.console()
     console.print(f"on {device_name(options.device)}, torch {torch.__version__}")
     found: dict[str, Any] = {}
     for section in dict.fromkeys(s for name in config.sections for s in (GPU if name == "gpu" else (name,))):
@@ -87,8 +85,9 @@ def _measure(config: BenchConfig) -> int:
             rows = importlib.import_module(f"hpt.benches.{section}").measure(options)
         found[section] = {"seconds": time.perf_counter() - began, "rows": rows}
         console.print(table(section, rows) if rows else f"{section}: no time was left")
-        if config.json is not None:  # after every section: a run that is cut off leaves what it has
-            write_atomic(config.json, json.dumps({**about(options), "sections": found}, indent=1).encode())
+        if config.out is not None:  # after every section: a run that is cut off leaves what it has
+            write_atomic(config.out, json.dumps({**about(options), "sections": found}, indent=1).encode())
+    config.answer({**about(options), "sections": found}, f"{len(found)} sections measured")
     return 0
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import csv
 import math
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -34,7 +33,7 @@ SHOWN = 1e-3  # percent: smaller regrets are drawn here, on a logarithmic axis
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareConfig:
+class CompareConfig(cli.Common):
     """Replay strategies on a table of runs; targets are its largest cells."""
 
     table: Path
@@ -179,7 +178,10 @@ def run(config: CompareConfig, console: Console) -> list[Line]:
 
 def main(argv: Sequence[str]) -> int:
     config = parse(CompareConfig, argv, "hpt.compare")
-    run(config, Console(width=None if sys.stdout.isatty() else 110))
+    lines = run(config, config.console())
+    best = min(lines, key=lambda line: (-line.budget, line.median))
+    words = f"{best.strategy}: median regret {best.median:.3f} % at a budget of {best.budget:g} target runs"
+    config.answer([asdict(line) for line in lines], words)
     return 0
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from hpt import cli
 from search.budget import Budget, CostModel, Timing
 from search.records import Problem
 from search.store import SearchDir
@@ -34,7 +35,7 @@ from trainer.presets import preset
 
 
 @dataclass(frozen=True, kw_only=True)
-class SearchConfig:
+class SearchConfig(cli.Common):
     """Find the peak learning rate of a run that you can afford only once."""
 
     strategy: str = "hyperband"
@@ -180,7 +181,7 @@ def make_problem(setup: Setup, timings: dict[str, Timing]) -> Problem:
 def to_json(config: SearchConfig) -> dict[str, Any]:
     """What decides a search: not where its files are, nor how it is shown."""
     values = dataclasses.asdict(config)
-    for name in ("name", "out", "resume", "dry_run", "tracking_uri"):
+    for name in ("name", "out", "resume", "dry_run", "tracking_uri", "json", "quiet"):
         values.pop(name)
     return values
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import tyro
-from rich.console import Console
 
 from hpt import cli
 from hpt.screen import short
@@ -19,7 +18,7 @@ from trainer.exchange import FORMATS, come, leave, settle, with_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertConfig:
+class ConvertConfig(cli.Common):
     """Read a model in any format that is known, write it in another."""
 
     source: tyro.conf.Positional[Path]
@@ -45,16 +44,19 @@ def main(argv: Sequence[str]) -> int:
     plain = come(config.source)
     if config.tokenizer is not None:
         plain = with_tokenizer(plain, config.tokenizer)
-    console, model = Console(highlight=False), plain.run.model
+    console, model = config.console(), plain.run.model
     size = short(parameters(model).total)
     if config.to != "hpt":
         leave(plain, config.to, config.out)
         console.print(f"{size} parameters written as {config.to} to {config.out}")
+        config.answer({"out": config.out, "format": config.to}, str(config.out))
         return 0
     file = settle(plain, config.out)
     console.print(f"{size} parameters written as a run to {config.out}; train on from it with")
     start = f" --start-step {plain.step}" if plain.step else ""
     console.print(f"  --init-from {file}{start} --set {settings(model)}", soft_wrap=True)
+    more = {"checkpoint": file, "start_step": plain.step, "set": settings(model)}
+    config.answer({"out": config.out, "format": config.to, **more}, str(config.out))
     return 0
 
 

@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
 from hpt import cli
@@ -24,7 +24,7 @@ from trainer.presets import preset
 
 
 @dataclass(frozen=True, kw_only=True)
-class CostConfig:
+class CostConfig(cli.Common):
     """Time 20 steps of each target here: step 0 apart, worst of steps 10-19, runtime = ms x steps / 3.6e6 hours."""
 
     targets: tuple[str, ...] = ("laptop", "tiniest", "tinier", "tiny")
@@ -39,9 +39,11 @@ class CostConfig:
 
 def main(argv: Sequence[str]) -> int:
     config = cli.parse(CostConfig, argv, "hpt.cost")
-    console = Console(highlight=False)
+    console, found = config.console(), list[dict[str, Any]]()
     if config.search is not None:
-        console.print(forecast_table(SearchDir(config.search)))
+        rows = forecasts(SearchDir(config.search))
+        console.print(forecast_table(rows))
+        config.answer(rows, f"took {rows[-1]['took'] / rows[-1]['forecast']:.2f} of the forecast" if rows else "")
         return 0
     device = pick_device()
     table = Table(box=SIMPLE, title=f"on {device_name(device)}", title_justify="left")
@@ -66,7 +68,11 @@ def main(argv: Sequence[str]) -> int:
             duration(3600 * hours),
             f"{hours * config.usd_per_hour:.2f}" if config.usd_per_hour else "",
         )
+        found.append({"target": name, "parameters": parameters(run.model).total, "steps": run.steps,
+                      "step_seconds": measured.step_seconds, "first_step_seconds": measured.first_seconds,
+                      "mfu": mfu, "hours": hours, "usd": hours * config.usd_per_hour})  # fmt: skip
     console.print(table)
+    config.answer(found, "\n".join(f"{row['target']}: {row['hours']:.4g} hours" for row in found))
     return 0
 
 
@@ -77,22 +83,27 @@ def timed(run: RunConfig) -> Calibration:
         return calibrate(replace(run, lr=1e-6), data)
 
 
-def forecast_table(directory: SearchDir) -> Table:
-    """By stage: seconds a trial was forecast to take and took."""
+def forecasts(directory: SearchDir) -> list[dict[str, Any]]:
+    """By stage, all of them last: mean seconds that a trial was forecast to take and took."""
     saved, trials = directory.read_config(), directory.read_trials()
     cost = CostModel(timings={key: Timing(**t) for key, t in saved["timings"].items()})
-    table = Table(box=SIMPLE, title="seconds a trial", title_justify="left")
-    for header in ("stage", "trials", "forecast", "took", "took / forecast"):
-        table.add_column(header, justify="left" if header == "stage" else "right")
-    done = [t for t in trials if t.status == "finished"]
-    stages = [*dict.fromkeys(t.tags.get("stage", "") for t in done), None]
-    for stage in stages:
+    done, rows = [t for t in trials if t.status == "finished"], list[dict[str, Any]]()
+    for stage in [*dict.fromkeys(t.tags.get("stage", "") for t in done), None]:
         mine = [t for t in done if stage is None or t.tags.get("stage", "") == stage]
         if mine:
             forecast = statistics.mean(cost.forecast(t.run, t.horizon - t.start).seconds for t in mine)
             took = statistics.mean(t.seconds for t in mine)
-            row = (f"{forecast:.2f}", f"{took:.2f}", f"{took / forecast:.2f}")
-            table.add_row(stage or "all", str(len(mine)), *row)
+            rows.append({"stage": stage or "all", "trials": len(mine), "forecast": forecast, "took": took})
+    return rows
+
+
+def forecast_table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(box=SIMPLE, title="seconds a trial", title_justify="left")
+    for header in ("stage", "trials", "forecast", "took", "took / forecast"):
+        table.add_column(header, justify="left" if header == "stage" else "right")
+    for row in rows:
+        forecast, took = row["forecast"], row["took"]
+        table.add_row(row["stage"], str(row["trials"]), f"{forecast:.2f}", f"{took:.2f}", f"{took / forecast:.2f}")
     return table
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +31,7 @@ from trainer.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Get:
+class Get(cli.Common):
     """Fetch a public corpus, or as much of it as a run needs. Give it again to go on after an interruption."""
 
     name: tyro.conf.Positional[str]
@@ -46,21 +45,19 @@ class Get:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inspect:
+class Inspect(cli.Common):
     """Prepare a corpus as a search would, and say what is in it."""
 
     corpus: tyro.conf.Positional[str] = "python"
     """As --corpus of hpt.search."""
     tokenizer: str | None = None
     """As --tokenizer; default: a public corpus's own, else bpe:4096."""
-    json: bool = False
-    """Print one JSON object instead."""
 
 
 def main(argv: Sequence[str]) -> int:
     commands = Annotated[Get, tyro.conf.subcommand("get")] | Annotated[Inspect, tyro.conf.subcommand("inspect")]
     chosen = tyro.cli(commands, args=list(argv), prog="python -m hpt.data")  # type: ignore[call-overload]
-    console = Console(highlight=False)
+    console = chosen.console()
     return get(chosen, console) if isinstance(chosen, Get) else inspect(chosen, console)
 
 
@@ -84,6 +81,7 @@ def get(config: Get, console: Console) -> int:
         fetch(config.name, files, folder, console.print, progress)
     where = config.name if config.out is None else config.out
     console.print(f"complete; use it with --corpus {where} --tokenizer {corpus.tokenizer}")
+    config.answer({"corpus": where, "tokenizer": corpus.tokenizer, "folder": folder, "files": files}, str(where))
     return 0
 
 
@@ -104,12 +102,10 @@ def inspect(config: Inspect, console: Console) -> int:
         f"{short(prepared.train_tokens)} tokens: 20 for each of {short(prepared.train_tokens / 20)} parameters"
     )
     beginning = encoding.decode([t for t in tokens[:80].tolist() if t != prepared.end_of_text])
-    if config.json:
-        print(json.dumps({**found, "begins": beginning}))
-        return 0
     for name, value in found.items():
         console.print(f"{name:<18} {value:,}" if isinstance(value, int) else f"{name:<18} {value}", markup=False)
     console.print(f"{'begins':<18} {beginning[:200]!r}", markup=False)
+    config.answer({**found, "begins": beginning}, f"{prepared.train_tokens:,} training tokens")
     return 0
 
 

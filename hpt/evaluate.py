@@ -28,7 +28,7 @@ PLAIN_SECONDS = 15.0  # between lines where the output is not a terminal
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateConfig:
+class EvaluateConfig(cli.Common):
     """Evaluate a run. Results are kept in its evaluations.json, by task."""
 
     run: tyro.conf.Positional[Path]
@@ -42,13 +42,11 @@ class EvaluateConfig:
     """Files of tasks, as TASK=PATH: .jsonl(.gz/.xz/.zst), or a folder or .zip of them."""
     download: bool = False
     """Fetch missing files from where their authors publish them, into the cache."""
-    json: bool = False
-    """Print the results as JSON instead of a table."""
 
 
 def main(argv: Sequence[str]) -> int:
     config = cli.parse(EvaluateConfig, argv, "hpt.evaluate")
-    console = Console(highlight=False, stderr=config.json)
+    console = config.console()
     check(config)
     given = dict(_pair(text) for text in config.data)
     trained = open_trained(config.run)
@@ -71,11 +69,10 @@ def main(argv: Sequence[str]) -> int:
         }
         results |= {task: ours[task]}
         write_atomic(kept, json.dumps(results, indent=2).encode())  # after each: what is done stays done
-    if config.json:
-        print(json.dumps(ours, indent=2))
-    else:
-        console.print(table(ours, f"{config.run} at step {trained.step:,}"))
-        console.print(f"kept in {kept}")
+    console.print(table(ours, f"{config.run} at step {trained.step:,}"))
+    console.print(f"kept in {kept}")
+    words = [f"{task} {s['name']} {s['value']:.4f}" for task, result in ours.items() for s in result["scores"]]
+    config.answer(ours, "\n".join(words))
     return 0
 
 

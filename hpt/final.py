@@ -157,29 +157,30 @@ def train_on_ray(plan: Plan, follower: Follower, workers: int, most: int | None)
         run_on_ray(plan, cluster, follower.row, follower.say)
 
 
-def show_result(follower: Follower, answer: dict[str, Any], usd_per_hour: float) -> int:
-    """Write and print how it ended; the exit code."""
+def show_result(follower: Follower, answer: dict[str, Any], usd_per_hour: float) -> tuple[int, dict[str, Any]]:
+    """Write and print how it ended: (exit code, result without its log)."""
     console, run = follower.console, follower.plan.run
     result = follower.close()
+    short_result = {key: value for key, value in result.items() if key != "log"}
     if result["status"] == "diverged":
         lr = lower_lr(run, answer)
         kept = result["checkpoint"] or "none was due yet"
         console.print(f"diverged at step {result['step']:,}: {result['reason']}; last checkpoint: {kept}", style="red")
         console.print(f"try: python -m hpt.train ... --lr {lr:.2g} --out {follower.place}-2", style="red")
-        return 1
+        return 1, short_result
     bill = f", ${result['seconds'] / 3600 * usd_per_hour:.2f}" if usd_per_hour else ""
     spent = f"{duration(result['seconds'])}{bill}"
     if result["status"] == "stopped":
         console.print(f"stopped at step {result['step']:,}: {result['reason']} ({spent})")
         console.print(f"the same command goes on from {result['checkpoint']}")
-        return 130 if result["reason"] == INTERRUPTED else 0
+        return 130 if result["reason"] == INTERRUPTED else 0, short_result
     bits = result["bits_per_byte"]
     console.print(f"validation loss [bold]{result['loss']:.4f}[/bold] nats a token, {bits:.4f} bits a byte, {spent}")
     console.print(f"checkpoint         {result['checkpoint']}")
     console.print(f"review             {ui_command(follower.final.uri)}")
     if follower.store.local is not None:
         console.print(f"use it             python -m hpt.generate {follower.place} --prompt 'Once'")
-    return 0
+    return 0, short_result
 
 
 def lower_lr(run: RunConfig, answer: dict[str, Any]) -> float:
@@ -189,7 +190,7 @@ def lower_lr(run: RunConfig, answer: dict[str, Any]) -> float:
     return min(low, run.lr / 2)
 
 
-def dry_run(plan: Plan, data: Prepared, workers: int, usd_per_hour: float, console: Console) -> None:
+def dry_run(plan: Plan, data: Prepared, workers: int, usd_per_hour: float, console: Console) -> dict[str, Any]:
     """Time 20 steps here and say what the whole run would take."""
     run, device = plan.run, pick_device()
     sequences = micro_batch(run, device, workers, plan.shard)
@@ -211,6 +212,15 @@ def dry_run(plan: Plan, data: Prepared, workers: int, usd_per_hour: float, conso
         f"a checkpoint is {12 * total / 2**30:.2f} GiB, {plan.keep} are kept in {plan.store}\n"
         "dry run: nothing was trained but the steps that were timed, nothing was written"
     )
+    return {
+        "parameters": total,
+        "steps": run.steps,
+        "flops": run_flops(run),
+        "tokens_per_second": run.batch / measured.step_seconds,
+        "hours": seconds / 3600,
+        "usd": seconds / 3600 * usd_per_hour * workers,
+        "memory_gib": memory,
+    }
 
 
 @contextmanager

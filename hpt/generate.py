@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from trainer.trained import open_trained
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateConfig:
+class GenerateConfig(cli.Common):
     """Go on from a prompt; without one, begin a text."""
 
     run: tyro.conf.Positional[Path]
@@ -37,8 +36,6 @@ class GenerateConfig:
     """Draw from the fewest tokens whose probability reaches this."""
     seed: int = 0
     """The same seed gives the same text."""
-    json: bool = False
-    """Print one JSON object instead."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -74,7 +71,7 @@ def main(argv: Sequence[str]) -> int:
     seconds = time.perf_counter() - began
     texts, speed = [text_of(encoding, tokens) for tokens in drawn], sum(map(len, drawn)) / seconds
     if config.json:
-        print(json.dumps({"prompt": config.prompt, "texts": texts, "tokens_per_second": round(speed, 1)}))
+        config.answer({"prompt": config.prompt, "texts": texts, "tokens_per_second": round(speed, 1)})
         return 0
     if stream:
         print(decoder.close())
@@ -82,7 +79,8 @@ def main(argv: Sequence[str]) -> int:
         for i, text in enumerate(texts):
             print(f"--- {i + 1}\n{config.prompt}{text}")
     line = f"{sum(map(len, drawn))} tokens, {speed:,.0f} tokens/s, step {trained.step:,}"
-    Console(stderr=True, highlight=False).print(line, style="dim")
+    if not config.quiet:
+        Console(stderr=True, highlight=False).print(line, style="dim")
     return 0
 
 

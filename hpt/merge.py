@@ -10,7 +10,6 @@ from typing import Literal
 
 import tyro
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 
 from hpt import cli
@@ -25,7 +24,7 @@ STRANGERS = 0.1  # cosine of weights below which two models share no seed
 
 
 @dataclass(frozen=True, kw_only=True)
-class MergeConfig:
+class MergeConfig(cli.Common):
     """Average experts into one run, and compare with each of them and with their ensemble."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
@@ -43,7 +42,7 @@ class MergeConfig:
 def main(argv: Sequence[str]) -> int:
     config = cli.parse(MergeConfig, argv, "hpt.merge")
     check(config)
-    console = Console(highlight=False)
+    console = config.console()
     experts = [open_trained(path) for path in config.runs]
     check_alike(experts)
     if (cosine := kinship(experts)) < STRANGERS:
@@ -63,6 +62,7 @@ def main(argv: Sequence[str]) -> int:
     write_atomic(config.out / "merge.json", json.dumps(result, indent=2).encode())
     console.print(table(losses, domains))
     console.print(f"weights {', '.join(f'{w:.2f}' for w in weights)}; the average is a run: {config.out}")
+    config.answer(result, str(config.out))
     return 0
 
 

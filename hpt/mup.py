@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -20,7 +21,7 @@ from hpt.screen import short
 from scaling.optimum import Optimum, fit_optimum
 from trainer.checkpoint import write_atomic
 from trainer.config import Parametrisation, RunConfig, override, to_dict
-from trainer.coordcheck import TOLERANCE, coordinate_check
+from trainer.coordcheck import TOLERANCE, Movement, coordinate_check
 from trainer.counts import run_flops
 from trainer.data import check_enough, prepare
 from trainer.errors import UserError
@@ -32,7 +33,7 @@ from matplotlib import pyplot  # noqa: E402
 
 
 @dataclass(frozen=True, kw_only=True)
-class MupConfig:
+class MupConfig(cli.Common):
     """Compare parametrisations over widths: movements of activations after four steps; with --sweep also trained."""
 
     target: str = "laptop"
@@ -60,26 +61,40 @@ def main(argv: Sequence[str]) -> int:
     config = cli.parse(MupConfig, argv, "hpt.mup")
     if len(set(config.widths)) < 2:
         raise UserError("--widths needs two or more widths, such as 32 64 128.")
-    console = Console(highlight=False)
+    console = config.console()
     small = replace(preset(config.target), batch=config.batch, tokens=config.tokens, warmup=config.tokens // 10)
     base = override(small, config.set)
-    console.print(check_table(base, config))
+    checks = coordinate_checks(base, config)
+    console.print(check_table(checks))
+    passes = {name: all(m.passes for m in found) for name, found in checks.items()}
+    result: dict[str, Any] = {
+        "slopes": {name: {m.name: m.slope for m in found} for name, found in checks.items()},
+        "transfers": passes,
+    }
     if config.sweep:
         rows = sweep(base, config, console)
         best = optima(rows)
         console.print(best_table(best))
         draw(rows, best, config.out / "widths.png")
         console.print(f"written: {config.out}/runs.jsonl, widths.png")
+        result["best_lr"] = {f"{n} {w}": math.exp(o.log_lr) if o else None for (n, w), o in best.items()}
+    config.answer(result, "\n".join(f"{n}: {'transfers' if ok else 'moves with width'}" for n, ok in passes.items()))
     return 0
 
 
-def check_table(base: RunConfig, config: MupConfig) -> Table:
+def coordinate_checks(base: RunConfig, config: MupConfig) -> dict[str, list[Movement]]:
+    small = replace(base, model=replace(base.model, vocabulary=512, context=64), batch=64)
+    return {
+        name: coordinate_check(replace(small, parametrisation=name), widths=config.widths)
+        for name in config.parametrisations
+    }
+
+
+def check_table(checks: dict[str, list[Movement]]) -> Table:
     """Slopes of movement over width: 0 where a parametrisation transfers."""
     table = Table(box=SIMPLE, title=f"coordinate check: slope over widths (passes within {TOLERANCE})")
     table.title_justify = "left"
-    small = replace(base, model=replace(base.model, vocabulary=512, context=64), batch=64)
-    for i, name in enumerate(config.parametrisations):
-        found = coordinate_check(replace(small, parametrisation=name), widths=config.widths)
+    for i, (name, found) in enumerate(checks.items()):
         if i == 0:
             for header in ("", *(m.name for m in found), "verdict"):
                 table.add_column(header, justify="left" if header == "" else "right")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.box import SIMPLE
-from rich.console import Console
 from rich.table import Table
 from scipy.interpolate import PchipInterpolator
 
@@ -22,7 +22,7 @@ from trainer.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegretConfig:
+class RegretConfig(cli.Common):
     """Regret of recommendations, in nats and per cent of the best loss, and the overhead of their searches."""
 
     searches: tuple[Path, ...]
@@ -36,27 +36,15 @@ class RegretConfig:
 def main(argv: Sequence[str]) -> int:
     config = cli.parse(RegretConfig, argv, "hpt.regret")
     curve = truth_curve(config.truth)
-    table = Table(box=SIMPLE)
-    for header in ("what", "lr", "loss", "regret", "%", "in 90 %", "trials", "cost", "wait/trial"):
-        table.add_column(header, justify="left" if header == "what" else "right")
     best = curve.best
-    table.title = f"losses scatter by {curve.spread:.3f} nats between seeds"
-    table.add_row("best of the grid", f"{math.exp(best):.3g}", f"{curve(best):.4f}", "0", "0", "", "", "", "")
-    for path in config.searches:
-        directory = SearchDir(path)
-        answer, trials = directory.read_recommendation(), directory.read_trials()
-        if answer["lr"] is None:
-            table.add_row(path.name, "none", *[""] * 7)
-            continue
-        low, high = answer["interval90"]
-        covered = "yes" if low <= math.exp(best) <= high else "no"
-        waits = [t.seconds - t.train_seconds for t in trials if t.train_seconds]
-        cost = f"{answer['bill']['share_of_target']:.0%}"
-        row = [covered, str(len(waits)), cost, f"{1e3 * float(np.median(waits)):.0f} ms"]
-        table.add_row(path.name, f"{answer['lr']:.3g}", *judged(curve, answer["lr"]), *row)
-    for lr in config.lr:
-        table.add_row(f"fixed lr {lr:g}", f"{lr:.3g}", *judged(curve, lr), "", "0", "0%", "")
-    Console(highlight=False).print(table)
+    rows: list[dict[str, Any]] = [
+        {"what": "best of the grid", "lr": math.exp(best), "loss": curve(best), "regret": 0.0, "percent": 0.0}
+    ]
+    rows += [searched(curve, path) for path in config.searches]
+    rows += [{"what": f"fixed lr {lr:g}", "lr": lr, "trials": 0, "cost": 0.0, **judged(curve, lr)} for lr in config.lr]
+    config.console().print(table_of(rows, curve.spread))
+    words = [f"{row['what']}: {row['percent']:.2f} %" for row in rows if row.get("percent") is not None]
+    config.answer(rows, "\n".join(words))
     return 0
 
 
@@ -78,12 +66,53 @@ class Curve:
         return float(grid[np.argmin(self.at(grid))])
 
 
-def judged(curve: Curve, lr: float) -> tuple[str, str, str]:
+def searched(curve: Curve, path: Path) -> dict[str, Any]:
+    """A search as a row: what it recommends, what that gives up, what it cost."""
+    directory = SearchDir(path)
+    answer, trials = directory.read_recommendation(), directory.read_trials()
+    row: dict[str, Any] = {"what": path.name, "lr": answer["lr"]}
+    if answer["lr"] is None:
+        return row
+    low, high = answer["interval90"]
+    waits = [t.seconds - t.train_seconds for t in trials if t.train_seconds]
+    row |= {"in_90": low <= math.exp(curve.best) <= high, "trials": len(waits)}
+    row |= {"cost": answer["bill"]["share_of_target"], "wait_ms": 1e3 * float(np.median(waits))}
+    return row | judged(curve, answer["lr"])
+
+
+def judged(curve: Curve, lr: float) -> dict[str, float | None]:
     """Loss, regret in nats, regret in per cent; outside the grid there is no answer."""
     if not curve.low <= math.log(lr) <= curve.high:
-        return "outside", "", ""
+        return {"loss": None, "regret": None, "percent": None}
     loss, best = curve(math.log(lr)), curve(curve.best)
-    return f"{loss:.4f}", f"{loss - best:.4f}", f"{100 * (loss / best - 1):.2f}"
+    return {"loss": loss, "regret": loss - best, "percent": 100 * (loss / best - 1)}
+
+
+COLUMNS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+    ("what", "what", str),
+    ("lr", "lr", "{:.3g}".format),
+    ("loss", "loss", "{:.4f}".format),
+    ("regret", "regret", "{:.4f}".format),
+    ("%", "percent", "{:.2f}".format),
+    ("in 90 %", "in_90", lambda held: "yes" if held else "no"),
+    ("trials", "trials", str),
+    ("cost", "cost", "{:.0%}".format),
+    ("wait/trial", "wait_ms", "{:.0f} ms".format),
+)
+
+
+def table_of(rows: list[dict[str, Any]], spread: float) -> Table:
+    table = Table(box=SIMPLE, title=f"losses scatter by {spread:.3f} nats between seeds")
+    for header, _, _ in COLUMNS:
+        table.add_column(header, justify="left" if header == "what" else "right")
+    for row in rows:
+        cells = [written(row[key]) if row.get(key) is not None else "" for _, key, written in COLUMNS]
+        if row["lr"] is None:
+            cells[1] = "none"
+        elif row["loss"] is None:
+            cells[2] = "outside"
+        table.add_row(*cells)
+    return table
 
 
 def truth_curve(path: Path) -> Curve:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-from rich.console import Console
 
 from hpt import cli
 from hpt.reports.gather import gather, gather_final
@@ -19,7 +18,7 @@ from trainer.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportConfig:
+class ReportConfig(cli.Common):
     """Write report.html (one file, no network), report.md with pictures, or report.tex into the directory."""
 
     path: tyro.conf.Positional[Path]
@@ -43,7 +42,8 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"{path} is neither a search (config.json) nor a final run (run.json): give such a directory.")
     out = config.out or path / name
     write_atomic(out, page.encode())
-    Console(highlight=False).print(f"written: {out}")
+    config.console().print(f"written: {out}")
+    config.answer({"written": out}, str(out))
     return 0
 
 

@@ -17,7 +17,7 @@ from hpt.answer import conclude, search_run
 from hpt.config import SearchConfig, Setup, Slots, changed, from_json, make_problem, to_json
 from hpt.screen import Screen, plan_table, short
 from hpt.tracking import Mirror
-from search.budget import Timing, shape_key
+from search.budget import Spending, Timing, shape_key
 from search.records import History, Problem, Trial
 from search.session import Session
 from search.store import SearchDir
@@ -30,7 +30,7 @@ from trainer.errors import UserError
 
 def main(argv: Sequence[str]) -> int:
     config, resumed = read_config(argv)
-    console = Console(highlight=False)
+    console = config.console()
     began = time.monotonic()
     setup = make_ready(config, resumed, console)
     from search.tune import ray_session  # Ray takes its time to import: bad input is told before
@@ -114,6 +114,8 @@ def search(setup: Setup, console: Console, began: float) -> int:
     console.print(plan_table(stages, setup.slots.count, config.usd_per_hour > 0, launch))
     if config.dry_run:
         console.print("dry run: nothing was trained but the steps that were timed, nothing was written")
+        total = sum((stage.cost for stage in stages), Spending())
+        config.answer({"plan": list(map(planned, stages)), "cost": asdict(total)}, f"{total.flops:.3g} FLOPs")
         return 0
     if not setup.resumed:
         timings = {k: to_dict(v) for k, v in problem.cost.timings.items()}

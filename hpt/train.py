@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rich.console import Console
-
 from hpt import cli
 from hpt.config import override_data
 from hpt.final import Follower, dry_run, show_result, train_here, train_on_ray
@@ -28,7 +26,7 @@ from trainer.storage import Store
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(cli.Common):
     """Make the final run; started again with the same arguments, it goes on from its newest whole checkpoint."""
 
     search: Path | None = None
@@ -105,7 +103,7 @@ class TrainConfig:
 def main(argv: Sequence[str]) -> int:
     argv = ["--search" if a == "--from" else a for a in argv]  # `from` cannot be a field's name
     config = cli.parse(TrainConfig, argv, "hpt.train")
-    console = Console(highlight=False)
+    console = config.console()
     run, tags, answer = resolve(config)
     out = config.out or str(Path("runs") / (config.search.name if config.search else config.target))
     plan = make_plan(config, run, out)
@@ -114,7 +112,8 @@ def main(argv: Sequence[str]) -> int:
     check_enough(data, run.data, run.tokens)
     on_ray = config.workers is not None or "RAY_ADDRESS" in os.environ
     if config.dry_run:
-        dry_run(plan, data, config.workers or 1, config.usd_per_hour, console)
+        found = dry_run(plan, data, config.workers or 1, config.usd_per_hour, console)
+        config.answer(found, f"{found['hours']:.4g} hours")
         return 0
     identity = claim(Store(out), run, data, config.search)
     name = config.search.name if config.search else config.target
@@ -126,7 +125,10 @@ def main(argv: Sequence[str]) -> int:
         train_on_ray(plan, follower, config.workers or 1, config.max_workers)
     else:
         train_here(plan, data, follower)
-    return show_result(follower, answer, config.usd_per_hour * (config.workers or 1))
+    code, result = show_result(follower, answer, config.usd_per_hour * (config.workers or 1))
+    loss = "" if result.get("loss") is None else f", validation loss {result['loss']:.4f}"
+    config.answer({**result, "directory": out}, f"{result['status']}{loss}")
+    return code
 
 
 def make_plan(config: TrainConfig, run: RunConfig, out: str) -> Plan:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from rich.console import Console
 
 from hpt import cli
 from hpt.tracking import experiment_of, tracking_uri
@@ -24,7 +23,7 @@ READY_SECONDS = 90.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class UiConfig:
+class UiConfig(cli.Common):
     """Serve MLflow's pages on loopback until Ctrl-C."""
 
     search: tyro.conf.Positional[Path | None] = None
@@ -37,9 +36,10 @@ class UiConfig:
 
 def main(argv: Sequence[str]) -> int:
     config = cli.parse(UiConfig, argv, "hpt.ui")
-    uri, console = tracking_uri(config.tracking_uri), Console(highlight=False)
+    uri, console = tracking_uri(config.tracking_uri), config.console()
     if uri.startswith("http"):
         console.print(f"MLflow runs already: {uri}")
+        config.answer({"address": uri}, uri)
         return 0
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
         raise UserError(f"There is no {uri[10:]} yet: make a search first, or give --tracking-uri.")
@@ -61,6 +61,8 @@ def main(argv: Sequence[str]) -> int:
         with console.status("starting MLflow"):
             wait(server, port)
         console.print(f"open {page}\nCtrl-C ends it")
+        config.answer({"address": page}, page)
+        sys.stdout.flush()
         server.wait()
         raise UserError("MLflow's server has ended by itself: run mlflow server by hand to see why.")
     except KeyboardInterrupt:

@@ -95,7 +95,7 @@ def sections(path: Path) -> dict[str, Any]:
 
 
 def test_all_that_needs_a_gpu_runs_at_tiny_sizes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["gpu", "--quick", "--repeats", "1", "--device", "cpu", "--json", str(tmp_path / "out.json")]) == 0
+    assert main(["gpu", "--quick", "--repeats", "1", "--device", "cpu", "--out", str(tmp_path / "out.json")]) == 0
     found = sections(tmp_path / "out.json")
     assert list(found) == ["step", "cohort", "data"]
     assert [row["way"] for row in found["step"]] == ["plain", "ours fp32", "ours"]
@@ -117,7 +117,7 @@ def test_the_plain_step_trains_the_same_model(quick: tuple[RunConfig, Prepared])
 def test_beside_a_checkout_losses_are_equal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "model.py").write_text(STAND_IN)
     out = tmp_path / "out.json"
-    assert main(["nanogpt", "--quick", "--device", "cpu", "--json", str(out), "--nanogpt", str(tmp_path)]) == 0
+    assert main(["nanogpt", "--quick", "--device", "cpu", "--out", str(out), "--nanogpt", str(tmp_path)]) == 0
     theirs, ours = sections(out)["nanogpt"]
     assert (theirs["way"], ours["way"]) == ("nanoGPT", "ours") and ours["speedup"] > 0
     assert ours["largest_difference"] < 1e-3 and ours["loss"] == pytest.approx(theirs["loss"], abs=1e-3)
@@ -135,7 +135,7 @@ def test_what_is_asked_wrongly_is_said(tmp_path: Path) -> None:
 
 def test_no_shape_begins_after_the_time_is_up(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
-    assert main(["step", "--quick", "--device", "cpu", "--minutes", "1e-9", "--json", str(out)]) == 0
+    assert main(["step", "--quick", "--device", "cpu", "--minutes", "1e-9", "--out", str(out)]) == 0
     assert sections(out) == {"step": []}
 
 
@@ -147,7 +147,7 @@ def test_the_search_that_is_raced_has_a_hundred_trials_or_more() -> None:
 @pytest.mark.slow
 def test_through_ray(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
-    assert main(["overhead", "search", "--quick", "--device", "cpu", "--json", str(out)]) == 0
+    assert main(["overhead", "search", "--quick", "--device", "cpu", "--out", str(out)]) == 0
     (overhead,), (ours, theirs) = sections(out).values()
     assert overhead["finished"] == overhead["trials"] == 12 and overhead["ms_a_trial"] > 0
     assert ours["trials"] == ours["same_endings"] == 6 and ours["largest_difference"] < 1e-6
