@@ -90,8 +90,11 @@ def note(setup: Setup, answer: Recommendation, bill: dict[str, Any]) -> str:
     if answer.interval90:
         lines.append(f"90 % interval {answer.interval90[0]:.3g} to {answer.interval90[1]:.3g}.")
     lines += [f"- {reason}" for reason in answer.reasons]
+    lines += [f"\nCarried over by {answer.law}."] if answer.law else []
     lines += [
         f"\nTrials: {bill['trials']}. Cost: {bill['cost']}.",
-        "\nPlot `final_val_loss` against `log10_lr`.",
+        "\nHow to read this page: the runs below this one are the trials. In the charts, `final_val_loss` against "
+        "`log10_lr` is the U-curve, one for each size and number of tokens; `report.html` (artefacts) has more.",
+        f"\n```\n{final_command(setup, answer) or f'python -m hpt.search --resume {setup.directory.path}'}\n```",
     ]
     return "\n".join(lines)

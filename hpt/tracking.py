@@ -11,12 +11,14 @@ import math
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from hpt.screen import short
+from hpt.views import experiment_tags
 from search.records import Trial
 from trainer.config import RunConfig
 from trainer.counts import parameters
@@ -86,6 +88,14 @@ class Background(Generic[W]):
                 self.warn(f"MLflow at {self.uri} does not answer ({type(error).__name__}: {first[:120]})")
 
 
+EXPERIMENT_NOTE = """\
+**{name}**: a search for a peak learning rate. The run named like the experiment is the search: its description
+holds the answer, its artefacts the report and pictures. The runs below it are its trials, named by lr, parameters
+and tokens; `hpt.status` says how one ended. `final_val_loss` against `log10_lr` is the U-curve (charts); a trial that
+diverged has no loss.
+"""
+
+
 class Mirror(Background["_Writer"]):
     """Of a search."""
 
@@ -130,6 +140,8 @@ class _Writer:
         self.have = {r.data.tags["hpt.trial"] for r in mine if "hpt.trial" in r.data.tags}
         parents = [r for r in mine if r.data.tags.get("hpt.role") == "search"]
         self.search_id = run.id
+        for key, value in experiment_tags(EXPERIMENT_NOTE.format(name=run.name)).items():
+            self.client.set_experiment_tag(self.experiment, key, value)
         self.parent = parents[0].info.run_id if parents else self._create_parent(run)
 
     def _create_parent(self, run: SearchRun) -> str:
@@ -152,14 +164,17 @@ class _Writer:
             "hpt.status": trial.status,
             **{f"hpt.{key}": str(value) for key, value in trial.tags.items()},
         }
-        run = self.client.create_run(self.experiment, tags=tags, run_name=run_name(trial.run, trial.horizon))
-        run_id = run.info.run_id
+        name = run_name(trial.run, trial.horizon) if trial.id != "calibration" else "timing of 20 steps"
+        ended = time.time_ns() // 10**6  # the page shows how long a run took: the trial, not this copy of it
+        began = ended - round(1e3 * trial.seconds)
+        run_id = self.client.create_run(self.experiment, began, tags=tags, run_name=name).info.run_id
         points = {"val_loss": trial.curve, "train_loss": trial.train_curve}
-        log(self.client, run_id, run_params(trial.run, trial.horizon), trial_metrics(trial), points)
+        metrics = trial_metrics(trial) if trial.id != "calibration" else {"seconds": trial.seconds}
+        log(self.client, run_id, run_params(trial.run, trial.horizon), metrics, points)
         # The tag that says "this trial is here" comes last: a half-written one is written again.
         self.client.set_tag(run_id, "hpt.trial", trial.id)
         good = trial.status in ("finished", "pruned")
-        self.client.set_terminated(run_id, "FINISHED" if good else "FAILED")
+        self.client.set_terminated(run_id, "FINISHED" if good else "FAILED", ended)
 
     def finish(self, recommendation: dict[str, Any], note: str, artefacts: list[Path]) -> None:
         metrics = {
@@ -301,6 +316,8 @@ def trial_metrics(trial: Trial) -> dict[str, float]:
         "mfu": trial.flops / trial.train_seconds / peak if peak and trial.train_seconds else None,
         "lr": trial.lr,
         "log10_lr": math.log10(trial.lr),
+        "log10_N": math.log10(parameters(trial.run.model).total),
+        "log10_D": math.log10(trial.horizon),
         "final_val_loss": trial.loss,
         "bits_per_byte": trial.bits_per_byte,
         "seconds": trial.seconds,

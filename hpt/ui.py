@@ -17,6 +17,7 @@ import tyro
 
 from hpt import cli
 from hpt.tracking import experiment_of, tracking_uri
+from hpt.views import pages
 from trainer.errors import UserError
 
 READY_SECONDS = 90.0
@@ -45,11 +46,12 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"There is no {uri[10:]} yet: make a search first, or give --tracking-uri.")
     port = free_port(config.port)
     page = f"http://127.0.0.1:{port}/"
+    shown = {"all": page}
     if config.search is not None:
         found = experiment_of(uri, config.search.resolve().name)
         if found is None:
             raise UserError(f"MLflow at {uri} has nothing called {config.search.resolve().name}.")
-        page += f"#/experiments/{found}/runs"
+        shown = pages(page, found)
     # Few processes: without the job runner and with one worker it takes two of them instead of ten.
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
@@ -60,8 +62,10 @@ def main(argv: Sequence[str]) -> int:
     try:
         with console.status("starting MLflow"):
             wait(server, port)
-        console.print(f"open {page}\nCtrl-C ends it")
-        config.answer({"address": page}, page)
+        for name, address in shown.items():
+            console.print(f"{name:<7} {address}", soft_wrap=True)
+        console.print("Ctrl-C ends it")
+        config.answer({"address": page, "pages": shown}, next(iter(shown.values())))
         sys.stdout.flush()
         server.wait()
         raise UserError("MLflow's server has ended by itself: run mlflow server by hand to see why.")

@@ -1,0 +1,71 @@
+"""How MLflow's page shows a search at first: columns, order and charts, as JSON for its experiment's tags.
+
+MLflow keeps a view in the browser unless the address names a shared one; that is an experiment's tag, which its page
+reads as plain JSON too (seen in MLflow 3.17). Another version that does not know it shows its own default.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+KEY = "hpt"
+"""Names the view in an address."""
+COLUMNS = (
+    "metrics.`final_val_loss`",
+    "params.`lr`",
+    "params.`N_total`",
+    "params.`D`",
+    "tags.`hpt.stage`",
+    "tags.`hpt.status`",
+)
+SECTION = "search"
+
+
+def experiment_tags(note: str) -> dict[str, str]:
+    """Tags of a search's experiment: its kind, its note, its primary metric and the view."""
+    return {
+        "mlflow.experimentKind": "custom_model_development",
+        "mlflow.note.content": note,
+        "mlflow.experiment.primaryMetric.name": "final_val_loss",
+        f"mlflow.sharedViewState.{KEY}": json.dumps(view()),
+    }
+
+
+def view() -> dict[str, Any]:
+    """Best loss first; loss against lr, all axes beside each other, and the curves."""
+    four = ["log10_lr", "log10_N", "log10_D", "final_val_loss"]
+    charts = [
+        chart("u", "SCATTER", xaxis=axis("log10_lr"), yaxis=axis("final_val_loss"), runsCountToCompare=500),
+        chart("parallel", "PARALLEL", selectedParams=[], showAllRuns=True, selectedMetrics=four),
+        chart("train", "LINE", metricKey="train_loss", selectedMetricKeys=["train_loss"]),
+    ]
+    return {
+        "searchFilter": "",
+        "orderByKey": "metrics.`final_val_loss`",
+        "orderByAsc": True,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "selectedColumns": list(COLUMNS),
+        "runsHiddenMode": "SHOW_ALL",
+        "compareRunCharts": charts,
+        "compareRunSections": [
+            {"uuid": SECTION, "name": "The search", "display": True, "isReordered": False, "deleted": False,
+             "isGenerated": False},
+        ],
+    }  # fmt: skip
+
+
+def chart(uuid: str, kind: str, **more: Any) -> dict[str, Any]:
+    about = {"uuid": uuid, "type": kind, "metricSectionId": SECTION, "runsCountToCompare": 20}
+    return {**about, "deleted": False, "isGenerated": False, **more}
+
+
+def axis(metric: str) -> dict[str, str]:
+    return {"key": metric, "type": "METRIC"}
+
+
+def pages(server: str, experiment: str) -> dict[str, str]:
+    """Addresses of an experiment's table and of its charts, in this view."""
+    base = f"{server}#/experiments/{experiment}/runs?viewStateShareKey={KEY}"
+    return {"table": base, "charts": f"{base}&compareRunsMode=CHART"}
