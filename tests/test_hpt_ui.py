@@ -35,7 +35,8 @@ def mirrored(uri: str, name: str) -> None:
             loss = None if lr > 1e-2 else 4 + 0.1 * (k - 2) ** 2 + (size is not RUN)
             trials.append(
                 Trial(id=f"{k}-{size.model.width}", run=replace(size, lr=lr), horizon=RUN.tokens, loss=loss,
-                      seconds=60.0, status="finished" if loss else "diverged", train_curve=((10**6, 6.0), (RUN.tokens, 4.5)))
+                      seconds=60.0, status="finished" if loss else "diverged",
+                      train_curve=((10**6, 6.0), (RUN.tokens, 4.5)))
             )  # fmt: skip
     mirror.trials(
         [Trial(id="calibration", run=replace(RUN, lr=1e-6), horizon=1, status="pruned", seconds=3.0), *trials]
