@@ -156,7 +156,8 @@ class Transfer(Strategy):
 
 def _stage_name(run: RunConfig, problem: Problem) -> str:
     batch = f", batch {run.batch:,}" if run.batch != problem.target.batch else ""
-    return f"{run.model.depth}x{run.model.width}, {run.tokens / 1e6:.3g}M tokens{batch}"
+    tokens = f"{run.tokens / 1e6:.3g}M" if run.tokens >= 1e6 else f"{run.tokens / 1e3:.3g}k"
+    return f"{run.model.depth}x{run.model.width}, {tokens} tokens{batch}"
 
 
 def _same(one: RunConfig, other: RunConfig) -> bool:
