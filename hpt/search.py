@@ -165,6 +165,7 @@ def calibrated(setup: Setup) -> tuple[Problem, Trial]:
             eval_seconds=c.eval_seconds,
             startup_seconds=c.startup_seconds,
             pack=c.pack,
+            compiled=c.compiled,
         )
         for run, c in zip(runs, measured, strict=True)
     }

@@ -134,7 +134,7 @@ class Design:
             centre = np.clip(self.mean[cell], low + offsets[-1], high + offsets[0])
             log_lr = np.clip((self.mean[cell] if len(offsets) == 1 else centre) + offsets, low, high)
             yield log_lr, float(len(log_lr) * self.costs[cell])
-        near = [b for b in self.begun.get(cell, ()) if abs(b[0] - self.mean[cell]) < 2 * self.step]
+        near = [b for b in self.begun.get(cell, ()) if abs(b[0] - self.mean[cell]) <= 1.5 * self.step]
         for group in [[b] for b in near] + ([near] if len(near) > 1 else []):
             yield np.array([log_lr for log_lr, _ in group]), sum(cost for _, cost in group)
 

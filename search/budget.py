@@ -74,6 +74,8 @@ class Timing:
     """Before the first step of a trial in a warm worker; step 0 is counted here."""
     pack: int = 1
     """Trials that are trained together on a device; seconds are one's share."""
+    compiled: bool = False
+    """By torch.compile, because it pays."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +115,7 @@ class CostModel:
             eval_seconds=timing.eval_seconds * work / near_work,
             startup_seconds=timing.startup_seconds,
             pack=timing.pack,
+            compiled=timing.compiled,
         )
 
 

@@ -200,13 +200,15 @@ class _AskTell(Searcher):
             self.waiting = answer
         if not self.waiting:
             return None
-        proposals = self._take(free)
+        timing = self.session.problem.cost.timing(self.waiting[0].run)
+        proposals = self._take(free, timing.pack if timing else 1)
         self.packs[trial_id] = _Pack({p.id: p for p in proposals})
         job = {
             "proposals": tuple(proposals),
             "data": self.data,
             "checkpoints": str(self.directory.checkpoints),
             "threads": self.threads,
+            "compile": bool(timing and timing.compiled),
         }
         return {"job": job}
 
@@ -214,11 +216,10 @@ class _AskTell(Searcher):
         """Proposals that a slot can take at best."""
         return max((t.pack for t in self.session.problem.cost.timings.values()), default=1)
 
-    def _take(self, free: int) -> list[Proposal]:
-        """The next proposal and those that can be trained with it, divided among the free slots."""
-        first, timing = self.waiting[0], self.session.problem.cost.timing(self.waiting[0].run)
-        alike = [p for p in self.waiting if together(first, p)]
-        taken = alike[: min(timing.pack if timing else 1, -(-len(alike) // free))]
+    def _take(self, free: int, most: int) -> list[Proposal]:
+        """The next proposal and those that can be trained with it, at most so many, divided among the free slots."""
+        alike = [p for p in self.waiting if together(self.waiting[0], p)]
+        taken = alike[: min(most, -(-len(alike) // free))]
         self.waiting = [p for p in self.waiting if p not in taken]
         return taken
 

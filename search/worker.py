@@ -32,6 +32,8 @@ class Job:
     """Directory of trunk checkpoints; on a cluster it is shared."""
     threads: int
     """torch threads; more than one only when a slot owns several cores."""
+    compile: bool = False
+    """By torch.compile."""
 
 
 def together(one: Proposal, other: Proposal) -> bool:
@@ -136,7 +138,7 @@ class _Pack:
     def __init__(self, proposals: list[Proposal], job: Job, device: torch.device) -> None:
         began, folder = time.perf_counter(), Path(job.checkpoints)
         self.proposals = proposals
-        self.cohort = Cohort([p.run for p in proposals], job.data, device)
+        self.cohort = Cohort([p.run for p in proposals], job.data, device, compile=job.compile)
         if parents := [folder / f"{p.parent}.safetensors" for p in proposals if p.parent is not None]:
             self.cohort.load(parents)
         self.trunks = {i: folder / f"{p.id}.safetensors" for i, p in enumerate(proposals) if p.keep}
@@ -180,4 +182,4 @@ def thinned(curve: list[tuple[int, float]], points: int = 200) -> tuple[tuple[in
 def calibrate_here(run: RunConfig, data: Prepared, threads: int, pack: int | None) -> Calibration:
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
-    return calibrate(run, data, pack=pack)
+    return calibrate(run, data, pack=pack, compile=None)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 import torch
 from tokens_made import make_data
 
+from trainer.calibrate import calibrate
 from trainer.cohort import Cohort, alike
 from trainer.config import DataConfig, ModelConfig, RunConfig
 from trainer.data import Batches, Prepared
@@ -217,3 +220,22 @@ def test_no_gradient_is_made_where_none_is_wanted(monkeypatch: pytest.MonkeyPatc
     with torch.no_grad():
         without = linear_cross_entropy(x, weight, targets)
     assert torch.equal(without, linear_cross_entropy(x, weight, targets).detach()) and asked == [False, True]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.compile's own imports
+@pytest.mark.skipif(shutil.which("g++") is None and shutil.which("cl") is None, reason="there is no C++ compiler")
+@pytest.mark.parametrize("fused", [False, True])
+def test_compiled_members_are_the_same_and_cohorts_share_the_code(fused: bool, data: Prepared) -> None:
+    runs = [replace(RUN, tokens=64 * 12, lr=lr) for lr in (1e-3, 1e-2)]
+    eager = train(Cohort(runs, data, CPU, fused=fused))
+    began = time.perf_counter()
+    compiled = train(Cohort(runs, data, CPU, fused=fused, compile=True))
+    first = time.perf_counter() - began
+    for member in eager:
+        assert curve(compiled[member]) == pytest.approx(curve(eager[member]), rel=1e-4)
+    began = time.perf_counter()
+    train(Cohort([replace(run, lr=3e-3) for run in runs], data, CPU, fused=fused, compile=True))
+    assert time.perf_counter() - began < 0.5 * first
+    found = calibrate(RUN, data, CPU, pack=2, compile=True)
+    assert found.pack == 2 and found.tokens == 2 * 2 * 21 * 64

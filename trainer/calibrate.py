@@ -43,19 +43,37 @@ class Calibration:
     tokens: int
     """Trained on."""
     pack: int = 1
-    """Members that were trained together; the first three figures are one's share."""
+    """Members that were trained together; other figures are one's share."""
+    compiled: bool = False
+    """By torch.compile: in the time of one whole run it saves more than compiling takes."""
 
 
 def calibrate(
-    run: RunConfig, data: Prepared, device: torch.device | None = None, *, pack: int | None = 1
+    run: RunConfig,
+    data: Prepared,
+    device: torch.device | None = None,
+    *,
+    pack: int | None = 1,
+    compile: bool | None = False,
 ) -> Calibration:
     """Times one micro-batch a step, and scales by how many the batch has (so the optimiser is overcounted:
     a forecast may be too high, not too low). Stops after SECONDS with what it has, two steps at least.
 
     pack: members of a cohort that are timed together, as many as fit; None: on a GPU four times as many again while
-    that makes a member cheaper by a tenth, elsewhere one.
+    that makes a member cheaper by a tenth, elsewhere one. compile: whether torch.compile is tried; None: on a GPU.
     """
     device = device or pick_device()
+    eager = _packed(run, data, device, pack)
+    if compile is False or (compile is None and device.type != "cuda"):
+        return eager
+    other = _together(run, data, device, eager.pack, compile=True)
+    seconds, tokens = eager.total_seconds + other.total_seconds, eager.tokens + other.tokens
+    saved = (eager.typical_seconds - other.typical_seconds) * run.steps * eager.pack
+    better = other if saved > (other.first_seconds - other.typical_seconds) * eager.pack else eager
+    return replace(better, total_seconds=seconds, tokens=tokens)
+
+
+def _packed(run: RunConfig, data: Prepared, device: torch.device, pack: int | None) -> Calibration:
     if pack == 1 or (pack is None and device.type != "cuda"):
         return _alone(run, data, device)
     most = pack_size(run, device, limit=pack or MOST)
@@ -86,7 +104,7 @@ def _alone(run: RunConfig, data: Prepared, device: torch.device) -> Calibration:
     return _timed(run, make, lambda training: training.train_step, lambda training: training.run.batch, evaluate, 1)
 
 
-def _together(run: RunConfig, data: Prepared, device: torch.device, members: int) -> Calibration:
+def _together(run: RunConfig, data: Prepared, device: torch.device, members: int, compile: bool = False) -> Calibration:
     """The same of a cohort, a member's share."""
     micro = pass_sequences(run, members, device) * run.model.context
 
@@ -94,14 +112,15 @@ def _together(run: RunConfig, data: Prepared, device: torch.device, members: int
         cohort.engine.evaluate()
         return 1.0
 
-    return _timed(
+    found = _timed(
         run,
-        lambda: Cohort([replace(run, lr=1e-6, batch=micro)] * members, data, device),
+        lambda: Cohort([replace(run, lr=1e-6, batch=micro)] * members, data, device, compile=compile),
         lambda cohort: cohort.engine.train_step,
         lambda cohort: micro,
         evaluate,
         members,
     )
+    return replace(found, compiled=compile)
 
 
 def _timed(

@@ -24,6 +24,7 @@ from trainer.devices import pick_device
 from trainer.errors import UserError
 from trainer.fused import Fused
 from trainer.loop import CHECK_EVERY, Report, Status, Training, divergence
+from trainer.parallel import Parallel
 from trainer.schedule import decay_start, multiplier, warmup_steps
 
 OWN = (
@@ -41,8 +42,8 @@ def alike(one: RunConfig, other: RunConfig) -> bool:
 class InTurn:
     """The same members one after the other, step by step. Same interface as trainer.fused.Fused."""
 
-    def __init__(self, runs: Sequence[RunConfig], data: Prepared, device: torch.device) -> None:
-        self.trainings = [Training(run, data, device) for run in runs]
+    def __init__(self, runs: Sequence[RunConfig], data: Prepared, device: torch.device, compile: bool = False) -> None:
+        self.trainings = [Training(run, data, device, Parallel(compile=compile)) for run in runs]
         for training in self.trainings[1:]:
             training.train_batches = self.trainings[0].train_batches
 
@@ -84,8 +85,10 @@ class Cohort:
         device: torch.device | None = None,
         *,
         fused: bool | None = None,
+        compile: bool = False,
     ) -> None:
-        """fused: None chooses it on CUDA where there is more than one member."""
+        """fused: None chooses it on CUDA where there is more than one member. compile: by torch.compile; cohorts of one
+        shape in one process share what was compiled, processes share it on disk."""
         for number, run in enumerate(runs):
             if run.lr is None:
                 raise UserError("This run has no learning rate: give --lr, or search for one.")
@@ -97,7 +100,7 @@ class Cohort:
         device = device or pick_device()
         fused = (device.type == "cuda" and len(runs) > 1) if fused is None else fused
         self.runs, self.data, self.device = list(runs), data, device
-        self.engine = (Fused if fused else InTurn)(runs, data, device)
+        self.engine = (Fused if fused else InTurn)(runs, data, device, compile)
         self.members = list(range(len(runs)))
         """Who is still training."""
         self.saved_trunks: dict[int, int] = {}

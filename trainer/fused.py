@@ -59,10 +59,12 @@ class Slab:
 class Fused:
     """Members in lock step. Their data order is that of the first run's seed; weights are of each run's own."""
 
-    def __init__(self, runs: Sequence[RunConfig], data: Prepared, device: torch.device) -> None:
+    def __init__(self, runs: Sequence[RunConfig], data: Prepared, device: torch.device, compile: bool = False) -> None:
         self.runs, self.data, self.device = list(runs), data, device
         self.step_count = 0
         self.model = PopulationModel(runs[0], device)
+        if compile:  # the loss beside it is written by hand
+            self.model.features = torch.compile(self.model.features)  # type: ignore[method-assign]
         self.slabs = make_slabs(runs, device)
         self._expose()
         run = runs[0]
