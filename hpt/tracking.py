@@ -17,12 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from hpt.screen import short
-from hpt.views import experiment_tags
+from hpt.views import experiment_tags, run_name, run_params, trial_metrics
 from search.records import Trial
 from trainer.config import RunConfig
-from trainer.counts import parameters
-from trainer.devices import peak_of
 
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # a server that is away must not
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")  # hold a search for minutes
@@ -281,48 +278,3 @@ class _FinalWriter:
                 raise
         source = source if "://" in source else Path(source).absolute().as_uri()
         self.client.create_model_version(name, source, self.run_id)
-
-
-def run_name(run: RunConfig, horizon: int) -> str:
-    return f"lr {run.lr:.2e}, {short(parameters(run.model).total)}, {short(horizon)} tokens"
-
-
-def run_params(run: RunConfig, horizon: int) -> dict[str, Any]:
-    """What differs between trials, flat."""
-    model = run.model
-    counted = parameters(model)
-    return {
-        "lr": run.lr,
-        "N_total": counted.total,
-        "N_non_embedding": counted.non_embedding,
-        "D": horizon,
-        "B": run.batch,
-        "depth": model.depth,
-        "width": model.width,
-        "heads": model.heads,
-        "context": model.context,
-        "schedule": run.schedule,
-        "warmup": run.warmup,
-        "weight_decay": run.weight_decay,
-        "parametrisation": run.parametrisation,
-        "seed": run.seed,
-    }
-
-
-def trial_metrics(trial: Trial) -> dict[str, float]:
-    """Numbers that the UI can plot; lr too, because it plots metrics only. A diverged trial has no loss."""
-    peak = peak_of(trial.device)
-    values = {
-        "mfu": trial.flops / trial.train_seconds / peak if peak and trial.train_seconds else None,
-        "lr": trial.lr,
-        "log10_lr": math.log10(trial.lr),
-        "log10_N": math.log10(parameters(trial.run.model).total),
-        "log10_D": math.log10(trial.horizon),
-        "final_val_loss": trial.loss,
-        "bits_per_byte": trial.bits_per_byte,
-        "seconds": trial.seconds,
-        "usd": trial.usd,
-        "tokens_per_second": trial.tokens_per_second or None,
-        "flops": trial.flops,
-    }
-    return {k: float(v) for k, v in values.items() if v is not None}

@@ -1,4 +1,5 @@
-"""How MLflow's page shows a search at first: columns, order and charts, as JSON for its experiment's tags.
+"""What MLflow shows: names, parameters and metrics of runs; and how its page shows a search at first: columns, order
+and charts, as JSON for the experiment's tags.
 
 MLflow keeps a view in the browser unless the address names a shared one; that is an experiment's tag, which its page
 reads as plain JSON too (seen in MLflow 3.17). Another version that does not know it shows its own default.
@@ -7,7 +8,14 @@ reads as plain JSON too (seen in MLflow 3.17). Another version that does not kno
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
+
+from hpt.screen import short
+from search.records import Trial
+from trainer.config import RunConfig
+from trainer.counts import parameters
+from trainer.devices import peak_of
 
 KEY = "hpt"
 """Names the view in an address."""
@@ -69,3 +77,48 @@ def pages(server: str, experiment: str) -> dict[str, str]:
     """Addresses of an experiment's table and of its charts, in this view."""
     base = f"{server}#/experiments/{experiment}/runs?viewStateShareKey={KEY}"
     return {"table": base, "charts": f"{base}&compareRunsMode=CHART"}
+
+
+def run_name(run: RunConfig, horizon: int) -> str:
+    return f"lr {run.lr:.2e}, {short(parameters(run.model).total)}, {short(horizon)} tokens"
+
+
+def run_params(run: RunConfig, horizon: int) -> dict[str, Any]:
+    """What differs between trials, flat."""
+    model = run.model
+    counted = parameters(model)
+    return {
+        "lr": run.lr,
+        "N_total": counted.total,
+        "N_non_embedding": counted.non_embedding,
+        "D": horizon,
+        "B": run.batch,
+        "depth": model.depth,
+        "width": model.width,
+        "heads": model.heads,
+        "context": model.context,
+        "schedule": run.schedule,
+        "warmup": run.warmup,
+        "weight_decay": run.weight_decay,
+        "parametrisation": run.parametrisation,
+        "seed": run.seed,
+    }
+
+
+def trial_metrics(trial: Trial) -> dict[str, float]:
+    """Numbers that the UI can plot; lr too, because it plots metrics only. A diverged trial has no loss."""
+    peak = peak_of(trial.device)
+    values = {
+        "mfu": trial.flops / trial.train_seconds / peak if peak and trial.train_seconds else None,
+        "lr": trial.lr,
+        "log10_lr": math.log10(trial.lr),
+        "log10_N": math.log10(parameters(trial.run.model).total),
+        "log10_D": math.log10(trial.horizon),
+        "final_val_loss": trial.loss,
+        "bits_per_byte": trial.bits_per_byte,
+        "seconds": trial.seconds,
+        "usd": trial.usd,
+        "tokens_per_second": trial.tokens_per_second or None,
+        "flops": trial.flops,
+    }
+    return {k: float(v) for k, v in values.items() if v is not None}

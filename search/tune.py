@@ -5,6 +5,7 @@ Tune sees each proposal as a trial of its own and uses no scheduler: who goes on
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 import time
@@ -33,6 +34,9 @@ from trainer.calibrate import Calibration  # noqa: E402
 from trainer.config import RunConfig  # noqa: E402
 from trainer.data import Prepared  # noqa: E402
 from trainer.errors import UserError  # noqa: E402
+
+# Tune's snapshot of its own state is not used, and copying it can race with its renaming: that is nobody's business.
+logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
 
 POLL_SECONDS = 1.0  # a trial reports its progress about this often
 

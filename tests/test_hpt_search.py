@@ -14,8 +14,11 @@ from typing import Any
 
 import mlflow
 import pytest
+import torch
 
 from search.store import SearchDir
+from trainer.data import prepare
+from trainer.loop import Training
 
 ROOT = Path(__file__).parents[1]
 
@@ -146,9 +149,17 @@ def test_mlflow_away_is_said_once_and_filled_in_later(corpus: Path, tmp_path: Pa
     assert experiment and len(client.search_runs([experiment.experiment_id])) == 1 + 1 + 3
 
 
-def test_trials_packed_together_are_the_same_trials(corpus: Path, tmp_path: Path, finished: tuple[Path, str]) -> None:
-    run(tmp_path, [*arguments(corpus, "tiny"), "--pack", "4", "--slots", "1"])
-    directory, undisturbed = SearchDir(tmp_path / "searches" / "tiny"), SearchDir(finished[0] / "searches" / "tiny")
-    assert 1 < max(t.pack for t in directory.read_trials()) <= 4
-    first = {name: d for name, d in decisions(directory).items() if name.startswith("b1-r1")}
-    assert first and first == {name: d for name, d in decisions(undisturbed).items() if name.startswith("b1-r1")}
+@pytest.mark.slow
+def test_trials_packed_together_are_the_same_trials(corpus: Path, tmp_path: Path) -> None:
+    argv = [*arguments(corpus, "packed"), "--strategy", "early-stopping", "--early-stopping.trials", "4"]
+    run(tmp_path, [*argv, "--pack", "4", "--slots", "1"])
+    trials = [t for t in SearchDir(tmp_path / "searches" / "packed").read_trials() if t.id != "calibration"]
+    assert [t.pack for t in trials] == [4] * 4
+    data = prepare(trials[0].run.data, vocabulary=300)
+    torch.set_flush_denormal(True)  # as workers do
+    torch.set_num_threads(int(trials[0].device.removeprefix("cpu x")))
+    for trial in trials:
+        *_, last = Training(trial.run, data).reports(trial.horizon)
+        assert last.val_loss == trial.loss
+    torch.set_flush_denormal(False)
+    torch.set_num_threads(1)

@@ -92,7 +92,7 @@ def test_a_loss_that_is_no_number_is_never_written(tmp_path: Path) -> None:
 
 
 def test_mlflow_gets_what_can_be_plotted_and_no_loss_of_a_diverged_run() -> None:
-    from hpt.tracking import run_name, trial_metrics
+    from hpt.views import run_name, trial_metrics
 
     gpu = replace(
         one(1), status="finished", loss=3.0, device="NVIDIA H100 80GB HBM3", flops=989.5e12, train_seconds=2.0
