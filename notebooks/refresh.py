@@ -12,7 +12,7 @@ import nbformat
 from nbclient import NotebookClient
 
 HERE = Path(__file__).parent
-ABSOLUTE = re.compile(r"(?<![\w.])/(?:tmp|home|root|opt|usr|work|var|private|Users|mnt)/[^\s\"']+")
+ABSOLUTE = re.compile(r"(?<![\w.])/(?:tmp|home|root|opt|usr|var|private|Users|mnt)/[^\s\"']+")
 """Paths of some machine, sqlite:////home/... as well; not an address such as https://host/home."""
 
 

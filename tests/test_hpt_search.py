@@ -139,6 +139,7 @@ def test_interrupted_killed_and_resumed_decides_the_same(
     assert directory.read_recommendation()["lr"] == undisturbed.read_recommendation()["lr"]
 
 
+@pytest.mark.slow
 def test_mlflow_away_is_said_once_and_filled_in_later(corpus: Path, tmp_path: Path) -> None:
     argv = [*arguments(corpus, "away"), "--strategy", "early-stopping", "--early-stopping.trials", "3"]
     output = run(tmp_path, [*argv, "--tracking-uri", "http://127.0.0.1:9"])
