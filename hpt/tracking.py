@@ -121,11 +121,17 @@ def connect(uri: str, name: str) -> tuple[Any, str]:
 
 
 def experiment_of(uri: str, name: str) -> str | None:
-    """Id of the experiment called `name`; None: there is none."""
+    """Id of the experiment called `name`, which has hpt's view afterwards; None: there is none."""
     import mlflow
 
-    found = mlflow.MlflowClient(tracking_uri=uri).get_experiment_by_name(name)
-    return found.experiment_id if found else None
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        return None
+    for key, value in experiment_tags(EXPERIMENT_NOTE.format(name=name)).items():
+        if key not in found.tags:  # a final run alone, or a search from before there were views
+            client.set_experiment_tag(found.experiment_id, key, value)
+    return found.experiment_id
 
 
 class _Writer:

@@ -72,6 +72,8 @@ def test_it_serves_the_page_of_a_search(tmp_path: Path) -> None:
     """With the view that the search left: in a browser the charts are drawn, where there is one."""
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     mirrored(uri, "mine")
+    client, experiment = connect(uri, "mine")
+    client.delete_experiment_tag(experiment, "mlflow.sharedViewState.hpt")  # as a search of long ago
     command = [sys.executable, "-m", "hpt.ui", "searches/mine", "--port", "0", "--tracking-uri", uri]
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     process = subprocess.Popen(command, cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True)
