@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from hpt.reports.gather import Found
-from hpt.reports.laws import Axis, laws
+from hpt.reports.laws import Axis, Law, laws
 from hpt.reports.svg import Chart, written
 from hpt.screen import short
 from search.evidence import Cell
@@ -67,30 +67,39 @@ def best_lr(found: Found) -> list[str]:
         ("D", "training tokens", lambda c: c.horizon, found.target.tokens),
         ("B", "batch, tokens", lambda c: c.batch, found.target.batch),
     )
+    optima = [(c, o) for c in found.cells if (o := c.optimum()) is not None]
     for axis, name, of, at in axes:
-        known = [(c, o) for c in found.cells if (o := c.optimum()) is not None and o.edge is None]
-        if len({of(c) for c, _ in known}) < 2:
+        known = [(c, o) for c, o in optima if o.edge is None]
+        xs = [at, *(of(c) for c in found.cells)]
+        drawn = laws(found, axis, min(xs), max(xs)) if len({of(c) for c in found.cells}) > 1 else []
+        if len({of(c) for c, _ in known}) < 2 and not drawn:
             continue
         chart = Chart(name, "best learning rate", y_log=True, height=300)
-        xs, lrs = [at, *(of(c) for c, _ in known)], [math.exp(o.log_lr) for _, o in known] + [found.lr or math.nan]
-        seen = [lr for lr in lrs if math.isfinite(lr)]
-        chart.y_range = (min(seen) / 5, max(seen) * 5)  # a rejected law may go anywhere
-        for law in laws(found, axis, min(xs), max(xs)):
-            chart.line(
-                law.line, "accent" if law.used else "faint", law.name if law.used else "rejected", dash=not law.used
-            )
-            if law.used:
-                chart.line([(x, low) for x, low, _ in law.band], "accent", "one sd", dash=True, thin=True)
-                chart.line([(x, high) for x, _, high in law.band], "accent", dash=True, thin=True)
+        seen = [math.exp(o.log_lr) for _, o in optima] + list(found.interval90 or ())
+        chart.y_range = (min(seen) / 3, max(seen) * 3)  # a rejected law may go anywhere
+        _draw_laws(chart, drawn)
         chart.bars([(of(c), *_ends(o.log_lr, o.sd)) for c, o in known], 0)
-        titles = [f"{short(c.n_total)}, {short(c.horizon)} tokens, batch {short(c.batch)}" for c, _ in known]
-        chart.dots([(of(c), math.exp(o.log_lr)) for c, o in known], 0, titles, "proxies, 90 % interval", r=4.5)
+        ends = [pair for pair in optima if pair[1].edge]
+        kinds = (("proxies, 90 % interval", known, 0), ("best at an end of those tried", ends, "faint"))
+        for label, which, colour in kinds:
+            titles = [f"{short(c.n_total)}, {short(c.horizon)} tokens, batch {short(c.batch)}" for c, _ in which]
+            points = [(of(c), math.exp(o.log_lr)) for c, o in which]
+            chart.dots(points, colour, titles, label if which else "", r=4.5)
         if found.lr is not None:
             if found.interval90:
                 chart.bars([(at, *found.interval90)], "accent")
             chart.dots([(at, found.lr)], "accent", ["the target"], "recommended for the target", r=6)
         out.append(chart.svg(f"Best learning rate against {name}"))
     return out
+
+
+def _draw_laws(chart: Chart, drawn: list[Law]) -> None:
+    for law in drawn:
+        colour = "accent" if law.used else "faint"
+        chart.line(law.line, colour, law.name if law.used else "rejected", dash=not law.used)
+        if law.used:
+            chart.line([(x, low) for x, low, _ in law.band], "accent", "one sd", dash=True, thin=True)
+            chart.line([(x, high) for x, _, high in law.band], "accent", dash=True, thin=True)
 
 
 def _ends(log_lr: float, sd: float) -> tuple[float, float]:
@@ -105,6 +114,8 @@ def rungs(found: Found) -> str:
         return ""
     chart = Chart("tokens at which it was measured", "peak learning rate", y_log=True, height=320)
     brackets = list(dict.fromkeys(t.tags.get("bracket") for t in found.trials if "bracket" in t.tags))
+    if not brackets:  # trunks shared for another reason
+        return ""
     for i, bracket in enumerate(brackets):
         mine = [t for t in found.trials if t.tags.get("bracket") == bracket]
         for t in mine:
