@@ -39,6 +39,8 @@ from trainer.errors import UserError  # noqa: E402
 logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
 
 POLL_SECONDS = 1.0  # a trial reports its progress about this often
+IDLE_SECONDS = 0.05  # and asks this often for its next job
+START_SECONDS = 60.0  # longer is not waited for a process that starts: its node may be gone
 
 
 @contextmanager
@@ -104,6 +106,7 @@ def execute(
     Returns False when it was interrupted (Ctrl-C); then what ran is given up and will be proposed again.
     """
     searcher = _AskTell(session, directory, data, slots, threads, on_progress, on_trial)
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)  # or the workers would start one after the other
     with tempfile.TemporaryDirectory(prefix="hpt-tune-") as scratch:
         tuner = tune.Tuner(
             tune.with_resources(_Trainable, resources(gpu)),
@@ -122,7 +125,7 @@ def execute(
 
 
 class _Trainable(tune.Trainable):
-    """A warm process: trains one job after another."""
+    """A warm process: trains one job after another. It is the driver that ends a job (`_AskTell.stop`)."""
 
     def setup(self, config: dict[str, Any]) -> None:
         self.worker = Worker(Job(**config["job"]))
@@ -132,8 +135,9 @@ class _Trainable(tune.Trainable):
         return True
 
     def step(self) -> dict[str, Any]:
-        news = self.worker.advance(POLL_SECONDS)
-        return {"news": list(news.items()), "done": self.worker.ended}  # a dict would be flattened by Tune
+        if self.worker.ended:
+            time.sleep(IDLE_SECONDS)
+        return {"news": list(self.worker.advance(POLL_SECONDS).items())}  # a dict would be flattened by Tune
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing: trunks are saved by the worker, where the strategy asked for one."""
@@ -145,11 +149,17 @@ class _Pack:
 
     proposals: dict[str, Proposal]
     """Those that have not ended."""
+    warm: bool = False
+    """Its process is up."""
     newest: dict[str, Progress] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     since: float = field(default_factory=time.monotonic)
     longest: float = POLL_SECONDS
     """Between two results so far: when the next one may be expected."""
+
+    @property
+    def starting(self) -> bool:
+        return not self.warm and time.monotonic() - self.since < START_SECONDS
 
     def bill(self) -> None:
         """Share out the time since the last call."""
@@ -160,11 +170,18 @@ class _Pack:
 
     def open_seconds(self) -> float:
         """Not in any trial's record yet, up to its next result."""
+        if not self.proposals:
+            return 0.0
         return sum(self.seconds[n] for n in self.proposals) + time.monotonic() - self.since + self.longest
 
 
 class _AskTell(Searcher):
-    """Tune asks for jobs and tells of results here; both are passed on to the session, proposal by proposal."""
+    """Tune asks for jobs and tells of results here; both are passed on to the session, proposal by proposal.
+
+    Tune ends the process of a trial that ends while no other waits, all but one; and it gives a process that is free to
+    a trial whose own is starting, and ends that one. With trials shorter than a process takes to start, a single slot
+    would do all the work. So a job ends when its slot can go on at once and all others are up, and not before.
+    """
 
     def __init__(
         self,
@@ -184,29 +201,20 @@ class _AskTell(Searcher):
         """Admitted by the session, for a slot that is free."""
         self.packs: dict[str, _Pack] = {}
         """By Tune's id."""
+        self.spare = 0
+        """Warm processes that wait for a job."""
         self.error = ""
 
     def suggest(self, trial_id: str) -> Any:
         """A configuration, None (wait) or FINISHED."""
-        if self.error:
+        if not self._ask():
             return Searcher.FINISHED
-        free = self.slots - len(self.packs)
-        if free <= 0:
-            return None
-        if not self.waiting:
-            try:
-                answer = self.session.next(free * self._most())
-            except UserError as error:  # Tune would wrap it in a traceback
-                self.error = str(error)
-                return Searcher.FINISHED
-            if isinstance(answer, Done):
-                return Searcher.FINISHED
-            self.waiting = answer
-        if not self.waiting:
+        if not self.waiting or len(self.packs) >= self.slots:
             return None
         timing = self.session.problem.cost.timing(self.waiting[0].run)
-        proposals = self._take(free, timing.pack if timing else 1)
-        self.packs[trial_id] = _Pack({p.id: p for p in proposals})
+        proposals = self._take(timing.pack if timing else 1)
+        self.packs[trial_id] = _Pack({p.id: p for p in proposals}, warm=self.spare > 0)
+        self.spare = max(0, self.spare - 1)
         job = {
             "proposals": tuple(proposals),
             "data": self.data,
@@ -216,30 +224,52 @@ class _AskTell(Searcher):
         }
         return {"job": job}
 
-    def _most(self) -> int:
-        """Proposals that a slot can take at best."""
-        return max((t.pack for t in self.session.problem.cost.timings.values()), default=1)
+    def _ask(self) -> bool:
+        """Have proposals in `waiting` where there are some; False when there will be none any more."""
+        if not self.waiting and not self.error and self._free():
+            most = max((t.pack for t in self.session.problem.cost.timings.values()), default=1)
+            try:
+                answer = self.session.next(self._free() * most)
+            except UserError as error:  # Tune would wrap it in a traceback
+                self.error = str(error)
+            else:
+                if isinstance(answer, Done):
+                    return False
+                self.waiting = answer
+        return not self.error
 
-    def _take(self, free: int, most: int) -> list[Proposal]:
+    def _free(self) -> int:
+        """Slots that train nothing."""
+        return self.slots - sum(bool(pack.proposals) for pack in self.packs.values())
+
+    def _take(self, most: int) -> list[Proposal]:
         """The next proposal and those that can be trained with it, at most so many, divided among the free slots."""
         alike = [p for p in self.waiting if together(self.waiting[0], p)]
-        taken = alike[: min(most, -(-len(alike) // free))]
+        taken = alike[: min(most, -(-len(alike) // self._free()))]
         self.waiting = [p for p in self.waiting if p not in taken]
         return taken
 
     def stop(self, trial_id: str, result: Mapping[str, Any]) -> bool:
-        """Tune asks whether to end a job now: where a cap on time or money would be passed by its next result."""
-        if result.get("done") or not self.session.exhausted(sum(pack.open_seconds() for pack in self.packs.values())):
+        """Tune brings every result here first and asks whether to end the job: where nothing is left to do in it and
+        something elsewhere, or where a cap on time or money would be passed by its next result."""
+        pack = self.packs[trial_id]
+        pack.warm = True
+        self._note(pack, dict(result["news"]))
+        if pack.proposals and self.session.exhausted(sum(pack.open_seconds() for pack in self.packs.values())):
+            self.session.over = self.session.over or "the budget was reached while trials ran"
+            while self.waiting:
+                self.session.running.pop(self.waiting.pop().id)
+            return True
+        if pack.proposals:
             return False
-        self.session.over = self.session.over or "the budget was reached while trials ran"
-        return True
-
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        self._note(self.packs[trial_id], dict(result["news"]))
+        if not self._ask() or (self.session.over and not self.waiting):
+            return True
+        ready = len(self.packs) == self.slots and not any(pack.starting for pack in self.packs.values())
+        return ready and bool(self.waiting)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         pack = self.packs.pop(trial_id)
-        self._note(pack, dict((result or {}).get("news", ())))
+        self.spare += not error
         reason = "its worker process died" if error else "the budget was reached"
         for name in list(pack.proposals):
             progress = replace(pack.newest.get(name, Progress()), status="failed", error=reason)

@@ -1,0 +1,55 @@
+"""The executor on real Ray: every slot has one process, from the first trial to the last."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpt.benches.overhead import Empty, smallest
+from search import tune
+from search.budget import Budget, CostModel
+from search.records import History, Problem, Proposal, Trial
+from search.session import Session
+from search.store import SearchDir
+from search.strategy import Done
+from trainer.data.synthetic import random_data
+
+SLOTS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rungs(Empty):
+    """Three at a time, and no more before they have ended: an odd one out leaves a slot with nothing to do."""
+
+    def ask(self, history: History, slots: int) -> list[Proposal] | Done:
+        left = 3 - len(history.known) % 3
+        if history.running and left == 3:
+            return []
+        answer = super().ask(history, slots)
+        return answer if isinstance(answer, Done) else answer[:left]
+
+
+def test_slots_keep_their_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of these trials is far shorter than a process takes to start."""
+    jobs: dict[int, set[str]] = {}
+    stop = tune._AskTell.stop
+
+    def watched(self: tune._AskTell, trial_id: str, result: Mapping[str, Any]) -> bool:
+        jobs.setdefault(result["pid"], set()).add(trial_id)
+        return stop(self, trial_id, result)
+
+    monkeypatch.setattr(tune._AskTell, "stop", watched)
+    run, ended = smallest(), list[Trial]()
+    problem = Problem(target=run, budget=Budget(flops=1e30), cost=CostModel())
+    session = Session(strategy=Rungs(trials=30), problem=problem)
+    with random_data(run.model.vocabulary, 1024) as data, tune.ray_session(SLOTS, gpu=False):
+        over = tune.execute(
+            session, SearchDir(tmp_path), data, slots=SLOTS, gpu=False, threads=1,
+            on_progress=lambda proposal, progress: None, on_trial=ended.append,
+        )  # fmt: skip
+    assert over and [t.status for t in ended] == 30 * ["finished"]
+    assert len(jobs) == SLOTS and all(len(mine) > 5 for mine in jobs.values())
