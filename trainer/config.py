@@ -127,7 +127,7 @@ class RunConfig:
     """Width (and below, depth) at which muP and CompleteP equal the standard parametrisation."""
     base_depth: int = 2
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bf16 where the device computes in it (CUDA, CPU with AMX), else fp32."""
+    """auto: bf16 where the device computes in it (CUDA, CPU with AMX or AVX512-BF16), else fp32."""
     micro_batch: int | None = None
     """Sequences a forward pass; None: the largest that the device is known to hold. Does not change the losses."""
     loss_cap: float | None = None

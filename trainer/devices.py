@@ -86,12 +86,15 @@ def use_bf16(run: RunConfig, device: torch.device) -> bool:
         return run.precision == "bf16"
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return cpu_has_amx()
+    return cpu_has_bf16()
 
 
 @functools.cache
-def cpu_has_amx() -> bool:
-    return bool(getattr(torch.cpu, "get_capabilities", dict)().get("amx_bf16"))
+def cpu_has_bf16() -> bool:
+    """Where bf16 products have units of their own they are 2 to 3 times as fast as fp32 (Intel since Sapphire Rapids,
+    AMD since Zen 4); elsewhere they are emulated and slower."""
+    known = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(known.get("amx_bf16") or known.get("avx512_bf16"))
 
 
 def usable_cpus() -> int:
