@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 from rich.box import SIMPLE
 from rich.console import Console, Group
@@ -14,7 +15,7 @@ from rich.table import Table
 from search.budget import Spending
 from search.records import Proposal, Recommendation, Trial
 from search.session import Session
-from search.strategy import Stage
+from search.strategy import Stage, wall_seconds
 from search.worker import Progress
 
 PLAIN_EVERY = 15.0  # seconds between lines where the output is not a terminal
@@ -39,7 +40,7 @@ def short(number: float) -> str:
 
 def plan_table(stages: Sequence[Stage], slots: int, priced: bool, launch: float = 0.0) -> Table:
     """What would be done; `launch`: seconds in which the workers start, all at once."""
-    more = f"{duration(launch)} of it to start the workers" if launch >= 1 else ""
+    more = f"{duration(launch)} of it to start" if launch >= 1 else ""
     table = Table(title="Plan", title_justify="left", show_footer=True, box=SIMPLE)
     total = sum((s.cost for s in stages), Spending())
     columns = [
@@ -50,9 +51,9 @@ def plan_table(stages: Sequence[Stage], slots: int, priced: bool, launch: float 
         ("FLOPs", f"{total.flops:.3g}", "right", lambda s: f"{s.cost.flops:.3g}"),
         (
             f"time on {slots} slots",
-            duration(total.seconds / slots + launch),
+            duration(wall_seconds(stages, slots) + launch),
             "right",
-            lambda s: duration(s.cost.seconds / slots),
+            lambda s: duration(wall_seconds([s], slots)),
         ),
     ]
     if priced:
@@ -107,19 +108,21 @@ class Screen:
 
     @property
     def planned(self) -> int:
-        return sum(s.trials for s in self.stages.values())
+        """Trials; a strategy that decides as it goes may make more."""
+        return max(sum(s.trials for s in self.stages.values()), len(self.mine()) + len(self.session.running))
 
     def left(self) -> float:
         """Seconds of wall time: what the plan forecasts for trials that have not ended, corrected."""
-        seconds = 0.0
+        open_stages = []
         for name, stage in self.stages.items():
             ended = sum(t.tags.get("stage") == name for t in self.session.trials)
-            seconds += max(0, stage.trials - ended) * stage.cost.seconds / max(1, stage.trials)
+            trials = max(0, stage.trials - ended)
+            open_stages.append(replace(stage, trials=trials, cost=stage.cost * (trials / max(1, stage.trials))))
         running = self.session.running.values()
         done = sum(
             self.tokens.get(p.id, 0) / max(1, p.train_tokens) * self.session.forecast(p).seconds for p in running
         )
-        return max(0.0, seconds * self.session.correction - done) / self.slots
+        return max(0.0, wall_seconds(open_stages, self.slots) * self.session.correction - done / self.slots)
 
     def draw(self) -> Group:
         table = Table(box=None, padding=(0, 2, 0, 0))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from search.budget import Spending
@@ -31,6 +33,21 @@ class Stage:
     run: RunConfig | None = None
     """One of them, so that its shape can be calibrated."""
     note: str = ""
+    waits: bool = False
+    """It begins when those before it have ended."""
+
+
+def wall_seconds(stages: Sequence[Stage], slots: int) -> float:
+    """How long the stages take on so many slots, each of which goes on with the next trial as soon as one has ended."""
+    free = [0.0] * slots
+    for stage in stages:
+        if stage.waits:
+            free = [max(free)] * slots
+        if not stage.trials:  # nobody knows how many it will be
+            free = [time + stage.cost.seconds / slots for time in free]
+        for _ in range(stage.trials):
+            heapq.heapreplace(free, free[0] + stage.cost.seconds / stage.trials)
+    return max(free)
 
 
 @dataclass(frozen=True, kw_only=True)

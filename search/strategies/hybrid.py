@@ -33,7 +33,7 @@ class Hybrid(Strategy):
 
     def plan(self, history: History) -> list[Stage]:
         return [
-            replace(stage, name=f"{name}, {stage.name}")
+            replace(stage, name=f"{name}, {stage.name}", waits=False)  # one part goes on while another waits
             for name, part in self._parts(history)
             for stage in self.each.plan(part)
         ]

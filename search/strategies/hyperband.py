@@ -72,6 +72,7 @@ class Hyperband(Strategy):
                         cost=cost,
                         run=self._run(history, rungs, i),
                         note=f"{self._horizon(history, rungs, i):,} each",
+                        waits=i > 0 or self._learns,
                     )
                 )
         return stages
@@ -83,11 +84,16 @@ class Hyperband(Strategy):
             rungs = list(self._rungs(history, layout, b))
             new += [p for rung in rungs for p in rung if p.id not in known]
             complete = len(rungs) == len(layout[b]) and all(history.get(p.id) for p in rungs[-1])
-            if not complete and (self.focus or self.sampler in ("tpe", "gp")):
-                break  # the next bracket learns from this one
+            if not complete and self._learns:
+                break
         if not new and not history.running:
             new = self._beyond_the_edge(history, layout)
         return new[:slots] if new or history.running else DONE
+
+    @property
+    def _learns(self) -> bool:
+        """Each bracket from those before it."""
+        return bool(self.focus) or self.sampler in ("tpe", "gp")
 
     def recommend(self, history: History) -> Recommendation:
         return recommend_from_history(history)

@@ -103,6 +103,7 @@ class Second:
             cost=self.knowledge.problem.cost.forecast(run, run.tokens) * count,
             run=run,
             note=f"{run.tokens:,} tokens each, at the lr found by then; {BEYOND} only where the best is at an end",
+            waits=True,
         )
 
     def ask(self, history: History) -> list[Proposal]:
