@@ -36,7 +36,9 @@ from trainer.data import Prepared  # noqa: E402
 from trainer.errors import UserError  # noqa: E402
 
 # Tune's snapshot of its own state is not used, and copying it can race with its renaming: that is nobody's business.
-logging.getLogger("ray.tune.execution.experiment_state").setLevel(logging.CRITICAL)
+# Which trials failed, and why, is said by hpt.
+for name in ("ray.tune.execution.experiment_state", "ray.tune.tune"):
+    logging.getLogger(name).setLevel(logging.CRITICAL)
 
 POLL_SECONDS = 1.0  # a trial reports its progress about this often
 IDLE_SECONDS = 0.05  # and asks this often for its next job
