@@ -90,10 +90,10 @@ def test_planted_law_is_recovered_within_its_interval(seed: int) -> None:
 
 def test_fit_of_sixty_runs_is_fast() -> None:
     runs = planted(prior(N, D, B, RANGE).mean, grid()[:15])
-    started = time.perf_counter()
+    started = time.process_time()
     for _ in range(5):
         fit(runs, prior(N, D, B, RANGE))
-    assert len(runs) == 60 and (time.perf_counter() - started) / 5 < 0.1
+    assert len(runs) == 60 and (time.process_time() - started) / 5 < 0.1
 
 
 def test_without_runs_the_fit_is_the_prior() -> None:

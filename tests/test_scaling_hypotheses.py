@@ -129,6 +129,6 @@ def test_copying_further_is_less_sure() -> None:
 
 def test_speed() -> None:
     points = ladder(lambda n: -6 - 0.4 * math.log(n / 1e6), list(np.geomspace(1e6, 1e9, 1000)), 0.1)
-    start = time.perf_counter()
+    start = time.process_time()
     choose(points, at(2e9))
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5

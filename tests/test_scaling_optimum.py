@@ -134,10 +134,10 @@ def test_decision_is_a_shade_below_the_mean_and_beats_it(sd: float, skew: float)
 
 def test_a_thousand_optima_in_ten_seconds() -> None:
     lrs = np.exp(-6 + 0.5 * np.arange(9))
-    start = time.perf_counter()
+    start = time.process_time()
     for i in range(100):
         fit_optimum(lrs, planted(lrs, -4 + i * 1e-3))
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
 
 
 @given(
