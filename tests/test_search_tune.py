@@ -53,3 +53,18 @@ def test_slots_keep_their_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         )  # fmt: skip
     assert over and [t.status for t in ended] == 30 * ["finished"]
     assert len(jobs) == SLOTS and all(len(mine) > 1 for mine in jobs.values())
+
+
+def test_what_has_not_begun_when_the_money_is_spent_is_given_back(tmp_path: Path) -> None:
+    """It may be proposed again with a larger budget; what runs is ended."""
+    problem = Problem(target=smallest(), budget=Budget(usd=1e-9), cost=CostModel(usd_per_hour=1e6))
+    session = Session(strategy=Empty(trials=4), problem=problem)
+    with random_data(problem.target.model.vocabulary, 1024) as data:
+        asked = tune._AskTell(session, SearchDir(tmp_path), data, SLOTS, 1, lambda *_: None, lambda _: None)
+        (running,) = asked.suggest("a")["job"]["proposals"]
+        assert set(session.running) == {running.id, "0001"}
+        assert asked.stop("a", {"news": []})
+        assert set(session.running) == {running.id} and not asked.waiting
+        asked.on_trial_complete("a", {"news": []})
+        assert [t.status for t in session.trials] == ["failed"] and not session.running
+        assert asked.suggest("b") == tune.Searcher.FINISHED
