@@ -15,14 +15,14 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from hpt import cli
+from hpt.console import cli
+from hpt.console.screen import duration, short
 from hpt.reports.svg import Chart
-from hpt.screen import duration, short
 from scaling.ablation import Verdict, judge, power_law
-from search.ladder import scaled
-from trainer.checkpoint import write_atomic
+from search.shapes.ladder import scaled
+from trainer.architecture.counts import parameters, run_flops
+from trainer.checkpoints.file import write_atomic
 from trainer.config import RunConfig, override, to_dict
-from trainer.counts import parameters, run_flops
 from trainer.data import check_enough, prepare
 from trainer.errors import UserError
 from trainer.loop import train

@@ -17,9 +17,9 @@ import tyro
 from rich.box import SIMPLE
 from rich.table import Table
 
-from hpt import cli
 from hpt.benches.common import Options, Row
-from trainer.checkpoint import write_atomic
+from hpt.console import cli
+from trainer.checkpoints.file import write_atomic
 from trainer.devices import device_name, pick_device
 from trainer.errors import UserError
 

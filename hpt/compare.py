@@ -18,11 +18,11 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table as Grid
 
-from hpt import cli
-from hpt.cli import parse
-from search.arena import CONTENDERS, Line, Result, Rules, judge, summarise, targets
-from search.replay import World
-from search.table import Columns, load_table
+from hpt.console import cli
+from hpt.console.cli import parse
+from search.replay.arena import CONTENDERS, Line, Result, Rules, judge, summarise, targets
+from search.replay.table import Columns, load_table
+from search.replay.world import World
 from trainer.config import RunConfig
 from trainer.errors import UserError
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import tyro
 
-from hpt import cli
-from hpt.screen import short
+from hpt.console import cli
+from hpt.console.screen import short
+from trainer.architecture.counts import parameters
 from trainer.config import ModelConfig
-from trainer.counts import parameters
 from trainer.errors import UserError
 from trainer.exchange import FORMATS, come, leave, settle, with_tokenizer
 

@@ -11,13 +11,13 @@ from typing import Any
 from rich.box import SIMPLE
 from rich.table import Table
 
-from hpt import cli
-from hpt.screen import duration, short
+from hpt.console import cli
+from hpt.console.screen import duration, short
 from search.budget import CostModel, Timing
-from search.store import SearchDir
-from trainer.calibrate import Calibration, calibrate
+from search.execution.store import SearchDir
+from trainer.architecture.counts import flops_per_token, parameters
+from trainer.cohorts.calibrate import Calibration, calibrate
 from trainer.config import RunConfig, override
-from trainer.counts import flops_per_token, parameters
 from trainer.data.synthetic import random_data
 from trainer.devices import device_name, peak_flops, pick_device
 from trainer.presets import preset

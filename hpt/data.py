@@ -20,8 +20,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from hpt import cli
-from hpt.screen import short
+from hpt.console import cli
+from hpt.console.screen import short
 from trainer.config import DataConfig
 from trainer.data import prepare
 from trainer.data.fetch import CORPORA, corpus_folder, fetch, wanted

@@ -10,10 +10,10 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
-from hpt import cli
+from hpt.console import cli
+from trainer.checkpoints.trained import open_trained
 from trainer.errors import UserError
 from trainer.generate import Decoder, generate, text_of
-from trainer.trained import open_trained
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,13 +12,13 @@ import tyro
 from rich.box import SIMPLE
 from rich.table import Table
 
-from hpt import cli
-from trainer.checkpoint import checkpoint_path, save_checkpoint, write_atomic
+from hpt.console import cli
+from trainer.architecture.model import Transformer
+from trainer.checkpoints.file import checkpoint_path, save_checkpoint, write_atomic
+from trainer.checkpoints.trained import Trained, open_trained
 from trainer.config import DataConfig, to_dict
 from trainer.errors import UserError
 from trainer.merge import Domain, average, check_alike, greedy_soup, kinship, tensors_of
-from trainer.model import Transformer
-from trainer.trained import Trained, open_trained
 
 STRANGERS = 0.1  # cosine of weights below which two models share no seed
 

@@ -16,13 +16,13 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from hpt import cli
-from hpt.screen import short
+from hpt.console import cli
+from hpt.console.screen import short
 from scaling.optimum import Optimum, fit_optimum
-from trainer.checkpoint import write_atomic
+from trainer.architecture.coordcheck import TOLERANCE, Movement, coordinate_check
+from trainer.architecture.counts import run_flops
+from trainer.checkpoints.file import write_atomic
 from trainer.config import Parametrisation, RunConfig, override, to_dict
-from trainer.coordcheck import TOLERANCE, Movement, coordinate_check
-from trainer.counts import run_flops
 from trainer.data import check_enough, prepare
 from trainer.errors import UserError
 from trainer.loop import train

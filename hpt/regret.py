@@ -15,9 +15,9 @@ from rich.box import SIMPLE
 from rich.table import Table
 from scipy.interpolate import PchipInterpolator
 
-from hpt import cli
+from hpt.console import cli
+from search.execution.store import SearchDir
 from search.records import Trial
-from search.store import SearchDir
 from trainer.errors import UserError
 
 

@@ -9,11 +9,11 @@ from typing import Literal
 
 import tyro
 
-from hpt import cli
+from hpt.console import cli
 from hpt.reports.gather import gather, gather_final
 from hpt.reports.page import final_page, search_page
 from hpt.reports.text import latex, markdown
-from trainer.checkpoint import write_atomic
+from trainer.checkpoints.file import write_atomic
 from trainer.errors import UserError
 
 

@@ -12,18 +12,18 @@ from typing import Any
 
 from rich.console import Console
 
-from hpt import cli
-from hpt.answer import conclude, search_run
-from hpt.config import SearchConfig, Setup, Slots, changed, from_json, make_problem, to_json
-from hpt.screen import Screen, plan_table, short
-from hpt.tracking import Mirror
+from hpt.console import cli
+from hpt.console.answer import conclude, search_run
+from hpt.console.screen import Screen, plan_table, short
+from hpt.console.settings import SearchConfig, Setup, Slots, changed, from_json, make_problem, to_json
+from hpt.tracking.mirror import Mirror
 from search.budget import Spending, Timing, shape_key
+from search.execution.session import Session
+from search.execution.store import SearchDir
 from search.records import History, Problem, Trial
-from search.session import Session
-from search.store import SearchDir
 from search.strategy import Stage
+from trainer.architecture.counts import parameters, run_flops
 from trainer.config import to_dict
-from trainer.counts import parameters, run_flops
 from trainer.data import check_enough, prepare
 from trainer.errors import UserError
 
@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
     console = config.console()
     began = time.monotonic()
     setup = make_ready(config, resumed, console)
-    from search.tune import ray_session  # Ray takes its time to import: bad input is told before
+    from search.execution.tune import ray_session  # Ray takes its time to import: bad input is told before
 
     with console.status("starting Ray"):
         ray = ray_session(setup.slots.count, setup.slots.gpu)
@@ -153,7 +153,7 @@ def planned(stage: Stage) -> dict[str, Any]:
 
 def calibrated(setup: Setup) -> tuple[Problem, Trial]:
     """The problem with its cost model, and the record of what measuring it cost."""
-    from search.tune import calibrate_shapes
+    from search.execution.tune import calibrate_shapes
 
     free = make_problem(setup, {})
     wanted = setup.strategy.shapes(History(problem=free)) or [setup.target]
@@ -184,7 +184,7 @@ def calibrated(setup: Setup) -> tuple[Problem, Trial]:
 
 
 def run_trials(setup: Setup, session: Session, stages: list[Stage], mirror: Mirror, console: Console) -> bool:
-    from search.tune import execute
+    from search.execution.tune import execute
 
     with Screen(console, session, stages, setup.slots.count) as screen:
 

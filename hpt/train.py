@@ -10,19 +10,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hpt import cli
-from hpt.config import override_data
-from hpt.final import Follower, dry_run, show_result, train_here, train_on_ray
-from hpt.tracking import FinalRun
-from hpt.tracking import tracking_uri as uri_of
-from search.store import SearchDir
+from hpt.console import cli
+from hpt.console.final import Follower, dry_run, show_result, train_here, train_on_ray
+from hpt.console.settings import override_data
+from hpt.tracking.mirror import FinalRun
+from hpt.tracking.mirror import tracking_uri as uri_of
+from search.execution.store import SearchDir
+from trainer.checkpoints.storage import Store
 from trainer.config import RunConfig, from_dict, override, to_dict
 from trainer.data import Prepared, check_enough, prepare
 from trainer.errors import UserError
 from trainer.evals import EVALUATORS
 from trainer.final import Plan
 from trainer.presets import preset
-from trainer.storage import Store
 
 
 @dataclass(frozen=True, kw_only=True)

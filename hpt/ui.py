@@ -15,9 +15,9 @@ from pathlib import Path
 
 import tyro
 
-from hpt import cli
-from hpt.tracking import experiment_of, tracking_uri
-from hpt.views import pages
+from hpt.console import cli
+from hpt.tracking.mirror import experiment_of, tracking_uri
+from hpt.tracking.views import pages
 from trainer.errors import UserError
 
 READY_SECONDS = 90.0

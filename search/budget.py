@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from trainer.architecture.counts import evaluation_flops, flops_per_token, run_flops
 from trainer.config import RunConfig
-from trainer.counts import evaluation_flops, flops_per_token, run_flops
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import numpy as np
 
 from search.budget import Budget, CostModel, Spending
+from trainer.architecture.counts import parameters
 from trainer.config import RunConfig, from_dict, to_dict
-from trainer.counts import parameters
 
 Status = Literal["finished", "diverged", "pruned", "failed"]
 
@@ -33,7 +33,7 @@ class Problem:
     """Where peak lrs are searched; strategies may widen it when the optimum lies at an end."""
     proxies: tuple[RunConfig, ...] | None = None
     """The runs (without lr) that may be asked for, as on a recorded table; None: any shape, horizon and batch.
-    A strategy that wants another one takes the nearest of these (`search.menu.nearest`)."""
+    A strategy that wants another one takes the nearest of these (`search.shapes.menu.nearest`)."""
     seed: int = 0
 
     @cached_property

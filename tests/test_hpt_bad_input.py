@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from hpt import cli
-from hpt.config import SearchConfig
+from hpt.console import cli
+from hpt.console.settings import SearchConfig
 from hpt.search import main
-from search.store import SearchDir
+from search.execution.store import SearchDir
 from search.strategies import STRATEGIES
 from search.strategy import Strategy
 from trainer.errors import UserError
@@ -23,7 +23,7 @@ from trainer.errors import UserError
     [
         (["--strategy", "hyperbnd"], "did you mean hyperband"),
         (["--strategy", "nowhere:Mine"], "cannot be loaded"),
-        (["--strategy", "search.session:Session"], "not a subclass of search.strategy.Strategy"),
+        (["--strategy", "search.execution.session:Session"], "not a subclass of search.strategy.Strategy"),
         (["--target", "labtop"], "did you mean laptop"),
         (["--lr-range", "1e-2", "1e-3"], "the lower first"),
         (["--lr-range", "0", "1e-3"], "must be two positive numbers"),
@@ -75,7 +75,7 @@ def test_a_used_directory_is_not_overwritten(tmp_path: Path, monkeypatch: pytest
 
 
 def test_resume_with_another_configuration_names_the_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hpt.config import to_json
+    from hpt.console.settings import to_json
 
     monkeypatch.chdir(tmp_path)
     directory = SearchDir(tmp_path / "searches" / "mine")

@@ -12,9 +12,9 @@ import pytest
 from rich.console import Console
 
 from hpt.compare import CompareConfig, run
-from search.arena import CONTENDERS, Rules, summarise, targets
-from search.replay import World
-from search.table import load_table
+from search.replay.arena import CONTENDERS, Rules, summarise, targets
+from search.replay.table import load_table
+from search.replay.world import World
 from trainer.errors import UserError
 
 

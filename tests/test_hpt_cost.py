@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-import trainer.calibrate
+import trainer.cohorts.calibrate
 from hpt.cost import main, timed
 from search.budget import shape_key
+from search.execution.store import SearchDir
 from search.records import Trial
-from search.store import SearchDir
 from trainer.presets import preset
 
 SMALL = ["model.depth=1", "model.width=32", "model.context=32", "model.vocabulary=300", "batch=256", "tokens=25600"]
@@ -29,7 +29,7 @@ def test_a_batch_of_many_micro_batches_is_scaled(monkeypatch: pytest.MonkeyPatch
         call()
         return 1.0
 
-    monkeypatch.setattr(trainer.calibrate, "_seconds", a_second)  # noise of the machine is not what is tested
+    monkeypatch.setattr(trainer.cohorts.calibrate, "_seconds", a_second)  # noise of the machine is not what is tested
     run = replace(preset("laptop"), micro_batch=8)
     one, four = timed(run), timed(replace(run, batch=4 * run.batch))
     passes = run.batch / (8 * run.model.context)

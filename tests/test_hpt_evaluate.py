@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 
 import trainer.evals
-from hpt import cli
+from hpt.console import cli
 from hpt.evaluate import EvaluateConfig, main
+from trainer.checkpoints.trained import keep_tokenizer, open_trained
 from trainer.config import DataConfig, ModelConfig, RunConfig
 from trainer.data import Prepared, prepare
 from trainer.errors import UserError
 from trainer.evals import EVALUATORS, evaluate
 from trainer.evals.files import rows
 from trainer.loop import Training
-from trainer.trained import keep_tokenizer, open_trained
 
 LAMBADA = b'{"text": "the man writes over the snow"}\n{"text": "he stops to wait"}\n'
 

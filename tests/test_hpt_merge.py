@@ -12,12 +12,12 @@ import pytest
 import torch
 
 from hpt import merge
+from trainer.checkpoints.trained import keep_tokenizer, open_trained
 from trainer.config import DataConfig, ModelConfig, RunConfig
 from trainer.data import prepare
 from trainer.errors import UserError
 from trainer.loop import Training
 from trainer.merge import average, greedy_soup, mixture
-from trainer.trained import keep_tokenizer, open_trained
 
 
 def test_an_average_is_weighted_and_of_itself_is_itself() -> None:

@@ -13,8 +13,8 @@ import pytest
 
 from hpt.__main__ import COMMANDS
 from hpt.regret import judged, main, truth_curve
+from search.execution.store import SearchDir
 from search.records import Recommendation, Trial
-from search.store import SearchDir
 from trainer.errors import UserError
 from trainer.presets import preset
 

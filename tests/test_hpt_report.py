@@ -18,11 +18,11 @@ from hpt.reports.gather import gather
 from hpt.reports.laws import laws
 from hpt.reports.text import bill_rows, outlook_lines
 from search.budget import Timing, shape_key
+from search.execution.store import SearchDir
 from search.records import Recommendation, Trial
-from search.store import SearchDir
-from search.strategies.outlook import outlook
+from search.transfer.outlook import outlook
+from trainer.architecture.counts import parameters, run_flops
 from trainer.config import to_dict
-from trainer.counts import parameters, run_flops
 from trainer.errors import UserError
 from trainer.presets import preset
 

@@ -16,7 +16,7 @@ import mlflow
 import pytest
 import torch
 
-from search.store import SearchDir
+from search.execution.store import SearchDir
 from trainer.data import prepare
 from trainer.loop import Training
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from hpt import cli
 from hpt.__main__ import COMMANDS
 from hpt.completion import flags, kinds, script
+from hpt.console import cli
 
 ROOT = Path(__file__).parents[1]
 TRUTH = ROOT / "notebooks" / "data" / "laptop_truth.jsonl"

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from hpt.train import main
+from search.execution.store import SearchDir
 from search.records import Recommendation
-from search.store import SearchDir
 from trainer.config import DataConfig, ModelConfig, RunConfig, to_dict
 from trainer.errors import UserError
 from trainer.loop import Training

@@ -18,7 +18,7 @@ import pytest
 from matplotlib import image
 
 from hpt import ui
-from hpt.tracking import Mirror, SearchRun, connect
+from hpt.tracking.mirror import Mirror, SearchRun, connect
 from search.records import Trial
 from trainer.errors import UserError
 from trainer.presets import preset

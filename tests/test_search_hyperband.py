@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search.budget import Budget, CostModel, Spending, Timing, shape_key
+from search.evidence.edges import focused
+from search.execution.session import Session
 from search.records import History, Problem, Proposal, Trial
-from search.session import Session
-from search.strategies.hyperband import Hyperband, brackets, focused
+from search.strategies.hyperband import Hyperband, brackets
 from search.strategy import DONE
-from trainer.counts import run_flops
+from trainer.architecture.counts import run_flops
 from trainer.errors import UserError
 from trainer.presets import preset
 from trainer.schedule import decay_start, warmup_steps

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 
 from search.budget import Spending
-from search.holdout import direct_problem, problem_for
-from search.ladder import ladder, model_of, scaled, size_of
-from search.menu import nearest
-from search.peers import AtTarget, CopySmallest, Halving
 from search.records import History, Proposal, Trial
-from search.replay import World, replay
-from search.table import Columns, load_table
-from trainer.counts import flops_per_token, parameters
+from search.replay.peers import AtTarget, CopySmallest, Halving
+from search.replay.problems import direct_problem, problem_for
+from search.replay.table import Columns, load_table
+from search.replay.world import World, replay
+from search.shapes.ladder import ladder, model_of, scaled, size_of
+from search.shapes.menu import nearest
+from trainer.architecture.counts import flops_per_token, parameters
 from trainer.errors import UserError
 from trainer.presets import preset
 

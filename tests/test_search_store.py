@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from search.execution.store import SearchDir
 from search.records import Trial
-from search.store import SearchDir
 from trainer.errors import UserError
 from trainer.presets import preset
 
@@ -92,7 +92,7 @@ def test_a_loss_that_is_no_number_is_never_written(tmp_path: Path) -> None:
 
 
 def test_mlflow_gets_what_can_be_plotted_and_no_loss_of_a_diverged_run() -> None:
-    from hpt.views import run_name, trial_metrics
+    from hpt.tracking.views import run_name, trial_metrics
 
     gpu = replace(
         one(1), status="finished", loss=3.0, device="NVIDIA H100 80GB HBM3", flops=989.5e12, train_seconds=2.0

@@ -11,8 +11,8 @@ import pytest
 from worlds import World, play, problem, small_target
 
 from search.budget import Spending
+from search.execution.session import Session
 from search.records import History, Trial
-from search.session import Session
 from search.strategies import STRATEGIES, load
 from search.strategies.data_scaling import DataScaling
 from search.strategies.early_stopping import EarlyStopping
@@ -240,7 +240,7 @@ def test_loading() -> None:
 
 def test_every_strategy_is_a_field_of_the_command() -> None:
     """Its settings are flags (--model-scaling.lrs 6), and survive the search directory's config.json."""
-    from hpt.config import SearchConfig, to_json
+    from hpt.console.settings import SearchConfig, to_json
     from trainer.config import from_dict
 
     for name, kind in STRATEGIES.items():

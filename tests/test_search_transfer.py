@@ -14,18 +14,18 @@ from worlds import play
 
 from scaling.published import weight_decay
 from search.budget import Budget, CostModel
-from search.holdout import problem_for
-from search.ladder import model_of
-from search.menu import point
+from search.execution.session import Session
 from search.records import History, Problem, Proposal, Trial
-from search.replay import World, replay
-from search.session import Session
-from search.strategies.knowledge import longer
+from search.replay.problems import problem_for
+from search.replay.table import Cell, Table
+from search.replay.world import World, replay
+from search.shapes.ladder import model_of
+from search.shapes.menu import point
 from search.strategies.transfer import Transfer
 from search.strategy import Done
-from search.table import Cell, Table
+from search.transfer.belief import longer
+from trainer.architecture.counts import parameters, run_flops
 from trainer.config import RunConfig
-from trainer.counts import parameters, run_flops
 from trainer.errors import UserError
 from trainer.presets import preset
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from hpt.benches.overhead import Empty, smallest
-from search import tune
 from search.budget import Budget, CostModel
+from search.execution import tune
+from search.execution.session import Session
+from search.execution.store import SearchDir
 from search.records import History, Problem, Proposal, Trial
-from search.session import Session
-from search.store import SearchDir
 from search.strategy import Done
 from trainer.data.synthetic import random_data
 

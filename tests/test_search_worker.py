@@ -11,10 +11,10 @@ import pytest
 import torch
 from tokens_made import make_data
 
-from search import worker
+from search.execution import worker
+from search.execution.worker import Job, Progress, Worker, together
 from search.records import Proposal
-from search.worker import Job, Progress, Worker, together
-from trainer.cohort import Cohort
+from trainer.cohorts.cohort import Cohort
 from trainer.config import DataConfig, ModelConfig, RunConfig
 from trainer.data import Prepared
 from trainer.errors import UserError

@@ -13,13 +13,13 @@ import pytest
 import torch
 from tokens_made import make_data
 
-from trainer.calibrate import calibrate
-from trainer.cohort import Cohort, alike
+from trainer.architecture.loss import CHUNK_BYTES, _softmax_cpu, _softmax_cuda, linear_cross_entropy
+from trainer.cohorts.calibrate import calibrate
+from trainer.cohorts.cohort import Cohort, alike
 from trainer.config import DataConfig, ModelConfig, RunConfig
 from trainer.data import Batches, Prepared
 from trainer.errors import UserError
 from trainer.loop import Report, Training
-from trainer.loss import CHUNK_BYTES, _softmax_cpu, _softmax_cuda, linear_cross_entropy
 
 GPT2 = ModelConfig(depth=2, width=32, heads=2, context=16, vocabulary=64)
 LLAMA = replace(GPT2, positions="rope", norm="rmsnorm", activation="swiglu", bias=False, tied=False, kv_heads=1)
@@ -215,7 +215,7 @@ def test_no_gradient_is_made_where_none_is_wanted(monkeypatch: pytest.MonkeyPatc
         asked.append(arguments[-1])
         return _softmax_cpu(*arguments)
 
-    monkeypatch.setattr("trainer.loss._softmax_cpu", softmax)
+    monkeypatch.setattr("trainer.architecture.loss._softmax_cpu", softmax)
     x, weight, targets = torch.ones(3, 4), torch.ones(5, 4, requires_grad=True), torch.zeros(3, dtype=torch.int64)
     with torch.no_grad():
         without = linear_cross_entropy(x, weight, targets)

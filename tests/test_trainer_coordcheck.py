@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-import trainer.model
+import trainer.architecture.model
 import trainer.optimizer
+from trainer.architecture.coordcheck import Movement, coordinate_check
+from trainer.architecture.parametrisation import forward_scale, scale
 from trainer.config import ModelConfig, RunConfig
-from trainer.coordcheck import Movement, coordinate_check
 from trainer.errors import UserError
-from trainer.parametrisation import forward_scale, scale
 
 MODEL = ModelConfig(depth=2, width=64, heads=2, context=32, vocabulary=256)
 WIDTHS, DEPTHS = (128, 256, 512), (2, 4, 8)
@@ -45,7 +45,9 @@ def test_a_forgotten_learning_rate_fails(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_forgotten_residual_multiplier_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer.model, "forward_scale", lambda run: replace(forward_scale(run), residual=1.0))
+    monkeypatch.setattr(
+        trainer.architecture.model, "forward_scale", lambda run: replace(forward_scale(run), residual=1.0)
+    )
     assert "residual" in failing(coordinate_check(run("completep"), depths=DEPTHS))
 
 

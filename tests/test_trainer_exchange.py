@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from hpt import convert
+from trainer.architecture.model import Transformer
+from trainer.checkpoints.trained import Trained, open_trained
 from trainer.config import ModelConfig, RunConfig, override, to_dict
 from trainer.data.tokenizer import load_tokenizer, train_tokenizer
 from trainer.errors import UserError
 from trainer.exchange import come, from_trained, leave, settle
 from trainer.exchange.plain import Plain, fold
-from trainer.model import Transformer
 from trainer.presets import preset
-from trainer.trained import Trained, open_trained
 
 GPT2 = ModelConfig(depth=2, width=32, heads=4, context=24, vocabulary=320)
 LLAMA = replace(

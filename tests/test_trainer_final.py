@@ -15,15 +15,15 @@ import pytest
 import torch
 from tokens_made import make_data
 
-import trainer.memory
+import trainer.cohorts.memory
+from trainer.checkpoints.saver import Saver
+from trainer.checkpoints.storage import Store
 from trainer.config import DataConfig, ModelConfig, RunConfig
 from trainer.data import Prepared
 from trainer.errors import UserError
 from trainer.final import Plan, Row, final
 from trainer.loop import Training
 from trainer.parallel import Parallel
-from trainer.saver import Saver
-from trainer.storage import Store
 
 MODEL = ModelConfig(depth=2, width=32, heads=2, context=16, vocabulary=64)
 RUN = RunConfig(
@@ -139,10 +139,10 @@ def test_a_model_that_does_not_fit_says_what_would(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, data: Prepared
 ) -> None:
     free = 16 * 60_000 / 3
-    monkeypatch.setattr(trainer.memory, "free_memory", lambda device: free)
+    monkeypatch.setattr(trainer.cohorts.memory, "free_memory", lambda device: free)
     with pytest.raises(UserError, match=r"too few: shard it over \d+ devices"):
         rows(plan(tmp_path), data)
-    monkeypatch.setattr(trainer.memory, "free_memory", lambda device: 3e6)
+    monkeypatch.setattr(trainer.cohorts.memory, "free_memory", lambda device: 3e6)
     with pytest.raises(UserError, match=r"use --set micro_batch=\d+"):
         rows(replace(plan(tmp_path), run=replace(RUN, micro_batch=5000, batch=16 * 5000, tokens=16 * 50000)), data)
 

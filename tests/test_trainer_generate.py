@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpt.generate import main
-from trainer.checkpoint import checkpoint_path, save_checkpoint
+from trainer.architecture.model import Transformer
+from trainer.checkpoints.file import checkpoint_path, save_checkpoint
+from trainer.checkpoints.trained import Trained
 from trainer.config import DataConfig, ModelConfig, RunConfig, to_dict
 from trainer.data.tokenizer import load_tokenizer, train_tokenizer
 from trainer.errors import UserError
 from trainer.exchange import from_trained, leave
 from trainer.generate import Decoder, filter_logits, generate
-from trainer.model import Transformer
-from trainer.trained import Trained
 
 GPT2 = ModelConfig(depth=2, width=32, heads=4, context=24, vocabulary=320)
 LLAMA = replace(GPT2, kv_heads=2, positions="rope", norm="rmsnorm", activation="swiglu", bias=False, tied=False)

@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from tokens_made import make_data
 
-from trainer.calibrate import calibrate
-from trainer.checkpoint import load_checkpoint
+from trainer.architecture.loss import linear_cross_entropy
+from trainer.checkpoints.file import load_checkpoint
+from trainer.cohorts.calibrate import calibrate
 from trainer.config import DataConfig, ModelConfig, RunConfig
 from trainer.data import Prepared
 from trainer.errors import UserError
 from trainer.loop import Report, Training, train
-from trainer.loss import linear_cross_entropy
 
 MODEL = ModelConfig(depth=2, width=32, heads=2, context=16, vocabulary=64)
 RUN = RunConfig(

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from trainer.architecture.counts import flops_per_token, parameters
+from trainer.architecture.model import Transformer, document_mask
 from trainer.config import ModelConfig, RunConfig
-from trainer.counts import flops_per_token, parameters
 from trainer.errors import UserError
-from trainer.model import Transformer, document_mask
 
 GPT2 = ModelConfig(depth=2, width=48, heads=3, context=32, vocabulary=101)
 LLAMA = ModelConfig(

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from trainer import packing
+from trainer.cohorts import packing
+from trainer.cohorts.fused import make_slabs
+from trainer.cohorts.packing import activation_bytes, cohort_bytes, pack_size
+from trainer.cohorts.population import PopulationModel
 from trainer.config import ModelConfig, RunConfig
 from trainer.devices import free_memory, measured_flops, peak_flops
-from trainer.fused import make_slabs
-from trainer.packing import activation_bytes, cohort_bytes, pack_size
-from trainer.population import PopulationModel
 from trainer.presets import preset
 
 GPT2 = ModelConfig(depth=3, width=64, heads=4, context=32, vocabulary=64)

@@ -10,9 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainer.architecture.model import Transformer
 from trainer.config import ModelConfig, RunConfig, from_dict, override, to_dict
 from trainer.errors import UserError
-from trainer.model import Transformer
 from trainer.optimizer import make_optimizer, set_lr
 from trainer.presets import PRESETS, preset
 from trainer.schedule import decay_start, multiplier, warmup_steps

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from search.budget import Budget, CostModel, Timing, shape_key
+from search.execution.session import Session
 from search.records import Problem, Proposal, Trial
-from search.session import Session
 from search.strategy import Done
+from trainer.architecture.counts import parameters, run_flops
 from trainer.config import RunConfig
-from trainer.counts import parameters, run_flops
 from trainer.presets import gpt2
 
 

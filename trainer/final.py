@@ -12,9 +12,12 @@ from typing import Any
 
 import torch
 
-from trainer.checkpoint import unpack
+from trainer.architecture.counts import flops_per_token
+from trainer.checkpoints.file import unpack
+from trainer.checkpoints.saver import Saver
+from trainer.checkpoints.storage import Store
+from trainer.cohorts.memory import micro_batch
 from trainer.config import RunConfig, to_dict
-from trainer.counts import flops_per_token
 from trainer.data import Prepared
 from trainer.data.tokenizer import load_tokenizer
 from trainer.devices import peak_flops, pick_device
@@ -22,10 +25,7 @@ from trainer.errors import UserError
 from trainer.evals import evaluate, locate
 from trainer.generate import sample_text
 from trainer.loop import Report, Training
-from trainer.memory import micro_batch
 from trainer.parallel import Parallel
-from trainer.saver import Saver
-from trainer.storage import Store
 
 ROWS = 1000  # of the log that a checkpoint carries: longer runs log less often
 SAMPLE_TOKENS = 48

@@ -9,8 +9,8 @@ import tiktoken
 import torch
 from torch import Tensor
 
+from trainer.architecture.model import KVCache, Transformer
 from trainer.errors import UserError
-from trainer.model import KVCache, Transformer
 
 
 def filter_logits(logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0) -> Tensor:

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.checkpoint import load_checkpoint, save_checkpoint
+from trainer.architecture.counts import run_flops
+from trainer.architecture.model import Transformer
+from trainer.checkpoints.file import load_checkpoint, save_checkpoint
 from trainer.config import RunConfig, to_dict
-from trainer.counts import run_flops
 from trainer.data import Batches, Prepared
 from trainer.devices import pick_device, use_bf16
 from trainer.errors import UserError
-from trainer.model import Transformer
 from trainer.optimizer import make_optimizer, set_lr
 from trainer.parallel import Parallel, like, whole
 from trainer.schedule import decay_start, multiplier, warmup_steps

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainer.architecture.model import Transformer
+from trainer.checkpoints.trained import Trained
 from trainer.config import DataConfig
 from trainer.data import Batches, prepare
 from trainer.errors import UserError
-from trainer.model import Transformer
-from trainer.trained import Trained
 
 BATCH = 8  # sequences a pass: all experts' log-probabilities of them are held at once
 

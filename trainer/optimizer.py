@@ -7,9 +7,9 @@ from collections import defaultdict
 import torch
 from torch import nn
 
+from trainer.architecture.model import role
+from trainer.architecture.parametrisation import Scale, scale
 from trainer.config import RunConfig
-from trainer.model import role
-from trainer.parametrisation import Scale, scale
 
 
 def make_optimizer(model: nn.Module, run: RunConfig) -> torch.optim.AdamW:

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from trainer.model import Transformer
+from trainer.architecture.model import Transformer
 
 LossFunction = Callable[..., Tensor]
 """(tokens, targets, documents) -> mean loss of these sequences."""

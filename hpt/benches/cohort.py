@@ -16,14 +16,14 @@ import torch
 
 from hpt.benches.common import Options, Row, in_time, seconds, synchronise
 from hpt.benches.common import shapes as step_shapes
-from trainer.cohort import Cohort
+from trainer.architecture.counts import parameters
+from trainer.cohorts.cohort import Cohort
+from trainer.cohorts.fused import Fused
+from trainer.cohorts.packing import pack_size
 from trainer.config import RunConfig
-from trainer.counts import parameters
 from trainer.data import Prepared
 from trainer.data.synthetic import random_data
-from trainer.fused import Fused
 from trainer.loop import Training
-from trainer.packing import pack_size
 from trainer.presets import laptop
 
 TRIAL_STEPS = 300

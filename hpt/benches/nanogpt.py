@@ -18,12 +18,12 @@ from torch import Tensor
 
 from hpt.benches.common import Options, Row, in_time, seconds
 from hpt.benches.common import shapes as step_shapes
+from trainer.architecture.model import Transformer
 from trainer.config import RunConfig
 from trainer.data import Batches, Prepared, prepare
 from trainer.data.synthetic import random_data
 from trainer.errors import UserError
 from trainer.loop import Training
-from trainer.model import Transformer
 from trainer.schedule import multiplier
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from hpt.benches.common import Options, Row
 from search.budget import Budget, CostModel
+from search.execution.session import Session
+from search.execution.store import SearchDir
 from search.records import History, Problem, Proposal, Recommendation, Trial
-from search.session import Session
-from search.store import SearchDir
 from search.strategy import DONE, Done, Stage, Strategy
 from trainer.config import RunConfig
 from trainer.data.synthetic import random_data
@@ -45,7 +45,7 @@ def smallest() -> RunConfig:
 
 def measure(options: Options) -> list[Row]:
     """The first trials wait for their worker processes to start; so the rest are counted from when they ended."""
-    from search.tune import execute, ray_session
+    from search.execution.tune import execute, ray_session
 
     count, slots = (12 if options.quick else 400), usable_cpus()
     run, ended = smallest(), list[tuple[float, Trial]]()

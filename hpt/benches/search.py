@@ -10,9 +10,9 @@ from pathlib import Path
 
 from hpt.benches.common import Options, Row, shapes
 from search.budget import Budget, CostModel
+from search.execution.session import Session
+from search.execution.store import SearchDir
 from search.records import Problem, Trial
-from search.session import Session
-from search.store import SearchDir
 from search.strategies.hyperband import Hyperband
 from trainer.config import RunConfig
 from trainer.data import Prepared, prepare
@@ -70,7 +70,7 @@ def run_ours(
     target: RunConfig, data: Prepared, strategy: Hyperband, slots: int, gpu: bool
 ) -> tuple[list[Trial], float]:
     """What ended, and seconds with Ray's start."""
-    from search.tune import execute, ray_session
+    from search.execution.tune import execute, ray_session
 
     session = Session(strategy=strategy, problem=problem_of(target))
     ended: list[Trial] = []
@@ -91,7 +91,7 @@ def run_ours(
 
 def run_theirs(trials: Sequence[Trial], data: Prepared, slots: int, gpu: bool) -> tuple[list[float | None], float]:
     from hpt.benches.plain_tune import run_plain
-    from search.tune import ray_session
+    from search.execution.tune import ray_session
 
     began = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="hpt-bench-") as folder, ray_session(slots, gpu):

@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 
 from hpt.benches.common import Options, Row, in_time, seconds, shapes
+from trainer.architecture.counts import flops_per_token, parameters
+from trainer.architecture.model import Transformer
 from trainer.config import RunConfig
-from trainer.counts import flops_per_token, parameters
 from trainer.data import Batches, Prepared
 from trainer.data.synthetic import random_data
 from trainer.devices import peak_flops
 from trainer.loop import Training
-from trainer.model import Transformer
 
 
 def measure(options: Options) -> list[Row]:

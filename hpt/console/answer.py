@@ -7,15 +7,15 @@ from typing import Any
 
 from rich.console import Console
 
-from hpt.config import Setup
+from hpt.console.screen import answer_panel, duration
+from hpt.console.settings import Setup
 from hpt.figures import u_curves
 from hpt.report import write_report
-from hpt.screen import answer_panel, duration
-from hpt.tracking import Mirror, SearchRun, tracking_uri, ui_command
+from hpt.tracking.mirror import Mirror, SearchRun, tracking_uri, ui_command
+from search.execution.session import Session
 from search.records import History, Recommendation
-from search.session import Session
+from trainer.architecture.counts import parameters, run_flops
 from trainer.config import to_dict
-from trainer.counts import parameters, run_flops
 
 
 def conclude(setup: Setup, session: Session, mirror: Mirror, console: Console, began: float) -> None:

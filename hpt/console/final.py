@@ -14,20 +14,20 @@ from typing import Any
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from hpt.screen import duration, short
-from hpt.tracking import FinalMirror, FinalRun, ui_command
-from trainer.calibrate import calibrate
+from hpt.console.screen import duration, short
+from hpt.tracking.mirror import FinalMirror, FinalRun, ui_command
+from trainer.architecture.counts import flops_per_token, parameters, run_flops
+from trainer.checkpoints.saver import FOLDER
+from trainer.checkpoints.storage import Store
+from trainer.cohorts.calibrate import calibrate
+from trainer.cohorts.memory import micro_batch, run_bytes
 from trainer.config import RunConfig
-from trainer.counts import flops_per_token, parameters, run_flops
 from trainer.data import Prepared
 from trainer.devices import device_name, peak_flops, pick_device, usable_cpus
 from trainer.errors import UserError
 from trainer.final import Plan, Row, final
 from trainer.loop import Training
-from trainer.memory import micro_batch, run_bytes
 from trainer.parallel import Parallel
-from trainer.saver import FOLDER
-from trainer.storage import Store
 
 SAY_SECONDS = 10.0
 MIRROR_SECONDS = 5.0

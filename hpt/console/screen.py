@@ -13,10 +13,10 @@ from rich.panel import Panel
 from rich.table import Table
 
 from search.budget import Spending
+from search.execution.session import Session
+from search.execution.worker import Progress
 from search.records import Proposal, Recommendation, Trial
-from search.session import Session
 from search.strategy import Stage, wall_seconds
-from search.worker import Progress
 
 PLAIN_EVERY = 15.0  # seconds between lines where the output is not a terminal
 

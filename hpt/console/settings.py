@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from hpt import cli
+from hpt.console import cli
 from search.budget import Budget, CostModel, Timing
+from search.execution.store import SearchDir
 from search.records import Problem
-from search.store import SearchDir
 from search.strategies import load
 from search.strategies.data_scaling import DataScaling
 from search.strategies.early_stopping import EarlyStopping
@@ -26,8 +26,8 @@ from search.strategies.model_scaling import ModelScaling
 from search.strategies.mutransfer import MuTransfer
 from search.strategies.transfer import Transfer
 from search.strategy import Strategy
+from trainer.architecture.counts import run_flops
 from trainer.config import RunConfig, from_dict, override
-from trainer.counts import run_flops
 from trainer.data import Prepared
 from trainer.devices import usable_cpus
 from trainer.errors import UserError

@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from hpt.console.screen import short
 from hpt.reports.gather import Found
 from hpt.reports.laws import Axis, Law, laws
 from hpt.reports.svg import Chart, written
-from hpt.screen import short
-from search.evidence import Cell
+from search.evidence.cells import Cell
 from search.records import Trial
 
 CURVES = 7  # cells and trials drawn in colours of their own

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from search.budget import Budget, CostModel, Spending, Timing
-from search.evidence import Cell, cells
+from search.evidence.cells import Cell, cells
+from search.execution.store import SearchDir
 from search.records import History, Problem, Trial
-from search.store import SearchDir
+from trainer.architecture.counts import parameters, run_flops
 from trainer.config import RunConfig, from_dict
-from trainer.counts import parameters, run_flops
 from trainer.errors import UserError
 
 

@@ -11,9 +11,9 @@ import numpy as np
 from hpt.reports.gather import Found
 from scaling.hypotheses import Point, choose
 from search.records import point
-from search.strategies.knowledge import Knowledge
-from search.strategies.transfer import Transfer
-from trainer.counts import flops_per_token, parameters
+from search.transfer.belief import Belief
+from search.transfer.settings import TransferSettings
+from trainer.architecture.counts import flops_per_token, parameters
 
 Axis = Literal["N", "D", "B"]
 GRID = 25
@@ -41,16 +41,16 @@ def laws(found: Found, axis: Axis, low: float, high: float) -> list[Law]:
 
 
 def _batch_law(found: Found, axis: Axis, xs: np.ndarray) -> Law:
-    knowledge = Knowledge(Transfer(), found.history)
+    belief = Belief(TransferSettings(), found.history)
     at = np.tile(np.zeros(3), (len(xs), 1))
     column = "NDB".index(axis)
     at[:, column] = np.log(xs) - np.array(point(found.target))[column]
-    guesses = [knowledge.posterior.predict(*row) for row in at]
+    guesses = [belief.posterior.predict(*row) for row in at]
     return _law("the law, at the target's other two", xs, guesses, True)
 
 
 def _hypotheses(found: Found, axis: Axis, xs: np.ndarray, used: str) -> list[Law]:
-    """Every hypothesis fitted anew, as `search.strategies.law` does."""
+    """Every hypothesis fitted anew, as `search.evidence.law` does."""
     optima = [(c, o) for c in found.cells if (o := c.optimum()) is not None]
     points = [
         Point(

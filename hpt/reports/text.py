@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from html import escape
 
+from hpt.console.screen import duration, short
 from hpt.reports.gather import FinalFound, Found
 from hpt.reports.svg import written
-from hpt.screen import duration, short
-from search.strategies.outlook import outlook, untried
-from trainer.counts import parameters, run_flops
+from search.transfer.outlook import outlook, untried
+from trainer.architecture.counts import parameters, run_flops
 
 TRIAL_HEADERS = (
     "trial",

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from hpt.views import experiment_tags, run_name, run_params, trial_metrics
+from hpt.tracking.views import experiment_tags, run_name, run_params, trial_metrics
 from search.records import Trial
 from trainer.config import RunConfig
 

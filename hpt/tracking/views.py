@@ -11,10 +11,10 @@ import json
 import math
 from typing import Any
 
-from hpt.screen import short
+from hpt.console.screen import short
 from search.records import Trial
+from trainer.architecture.counts import parameters
 from trainer.config import RunConfig
-from trainer.counts import parameters
 from trainer.devices import peak_of
 
 KEY = "hpt"

@@ -7,10 +7,10 @@ import math
 from scaling.hypotheses import copy_sd
 from scaling.optimum import Optimum, decide
 from search.budget import Spending
-from search.evidence import Cell, cells
+from search.evidence.cells import Cell, cells
 from search.records import History, Recommendation
+from trainer.architecture.counts import parameters
 from trainer.config import RunConfig
-from trainer.counts import parameters
 
 Z50, Z90 = 0.6745, 1.6449  # normal quantiles of the central 50 and 90 %
 

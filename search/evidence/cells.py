@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 
 from scaling.optimum import Optimum, fit_optimum
 from search.records import History, Trial
+from trainer.architecture.counts import parameters
 from trainer.config import RunConfig, to_dict
-from trainer.counts import parameters
 
 
 @dataclass(frozen=True, kw_only=True)

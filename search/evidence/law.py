@@ -8,11 +8,11 @@ from dataclasses import replace
 
 from scaling.hypotheses import Choice, Fit, Point, choose, copy_sd
 from scaling.optimum import Optimum
-from search.evidence import Cell
+from search.evidence.answers import nothing, recommend_from_cell, recommendation
+from search.evidence.cells import Cell
 from search.records import History, Recommendation
-from search.strategies.common import nothing, recommend_from_cell, recommendation
+from trainer.architecture.counts import flops_per_token, parameters
 from trainer.config import RunConfig
-from trainer.counts import flops_per_token, parameters
 
 # A law fitted on smaller sizes misses the next size up by 0.16 in ln lr (root mean square over the Step Law sweep,
 # sizes 1.25 to 2 apart), beyond what its own covariance knows.

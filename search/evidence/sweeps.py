@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from search.budget import Spending
-from search.evidence import Cell, cells
+from search.evidence.answers import calibration_cost
+from search.evidence.cells import Cell, cells
+from search.evidence.edges import at_edge
 from search.records import History, Proposal
-from search.strategies.common import calibration_cost
-from search.strategies.hyperband import at_edge
 from search.strategy import DONE, Done, Stage
+from trainer.architecture.counts import parameters
 from trainer.config import RunConfig
-from trainer.counts import parameters
 from trainer.errors import UserError
 
 FEWEST_LRS = 3  # make a bracket

@@ -25,12 +25,12 @@ import ray  # noqa: E402
 from ray import tune  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
+from search.execution.session import Session  # noqa: E402
+from search.execution.store import SearchDir  # noqa: E402
+from search.execution.worker import Job, Progress, Worker, calibrate_here, together  # noqa: E402
 from search.records import Proposal, Trial  # noqa: E402
-from search.session import Session  # noqa: E402
-from search.store import SearchDir  # noqa: E402
 from search.strategy import Done  # noqa: E402
-from search.worker import Job, Progress, Worker, calibrate_here, together  # noqa: E402
-from trainer.calibrate import Calibration  # noqa: E402
+from trainer.cohorts.calibrate import Calibration  # noqa: E402
 from trainer.config import RunConfig  # noqa: E402
 from trainer.data import Prepared  # noqa: E402
 from trainer.errors import UserError  # noqa: E402
@@ -79,7 +79,7 @@ def resources(gpu: bool) -> dict[str, float]:
 def calibrate_shapes(
     runs: list[RunConfig], data: Prepared, gpu: bool, threads: int, pack: int | None
 ) -> tuple[list[Calibration], float]:
-    """Twenty steps of each run, one after the other, where trials will run; packs as trainer.calibrate has them.
+    """Twenty steps of each run, one after the other, where trials will run; packs as trainer.cohorts.calibrate has them.
 
     Also the seconds that a worker took to start: its process, its imports and what is cold at first.
     """

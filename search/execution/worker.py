@@ -11,15 +11,15 @@ from typing import Any, Literal
 import torch
 
 from search.records import Proposal
-from trainer.calibrate import Calibration, calibrate
-from trainer.cohort import Cohort, alike
+from trainer.architecture.counts import evaluation_flops
+from trainer.cohorts.calibrate import Calibration, calibrate
+from trainer.cohorts.cohort import Cohort, alike
+from trainer.cohorts.packing import pack_size
 from trainer.config import RunConfig
-from trainer.counts import evaluation_flops
 from trainer.data import Prepared
 from trainer.devices import device_name, pick_device
 from trainer.errors import UserError
 from trainer.loop import Report
-from trainer.packing import pack_size
 
 
 @dataclass(frozen=True, kw_only=True)

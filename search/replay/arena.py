@@ -12,17 +12,17 @@ from typing import Literal
 import numpy as np
 
 from scaling.published import LR_LAWS
-from search.holdout import Holdout, direct_problem, problem_for
-from search.peers import AtTarget, CopySmallest, Formula, Halving
 from search.records import History, Problem, Recommendation
-from search.replay import World, replay
+from search.replay.peers import AtTarget, CopySmallest, Formula, Halving
+from search.replay.problems import Holdout, direct_problem, problem_for
+from search.replay.world import World, replay
 from search.strategies.data_scaling import DataScaling
 from search.strategies.literature import Literature
 from search.strategies.model_scaling import ModelScaling
 from search.strategies.transfer import Transfer
 from search.strategy import Strategy
+from trainer.architecture.counts import run_flops
 from trainer.config import RunConfig
-from trainer.counts import run_flops
 from trainer.errors import UserError
 
 

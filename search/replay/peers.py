@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from scaling.optimum import fit_optimum
 from scaling.published import Law, Scale, out_of_range
 from search.budget import Spending
-from search.menu import point
 from search.records import History, Problem, Proposal, Recommendation, Trial
 from search.sampling import Sampler, sample_lrs
+from search.shapes.menu import point
 from search.strategy import DONE, Done, Stage, Strategy
+from trainer.architecture.counts import parameters
 from trainer.config import RunConfig
-from trainer.counts import parameters
 
 
 def _stage(problem: Problem, run: RunConfig, name: str, trials: int) -> Stage:

@@ -6,9 +6,9 @@ from typing import Literal
 
 from search.budget import Budget, CostModel
 from search.records import Problem
-from search.replay import World
+from search.replay.world import World
+from trainer.architecture.counts import run_flops
 from trainer.config import RunConfig
-from trainer.counts import run_flops
 from trainer.errors import UserError
 
 Holdout = Literal["size", "run"]

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet
 
-from search.ladder import model_of
+from search.shapes.ladder import model_of
+from trainer.architecture.counts import parameters
 from trainer.config import ModelConfig, from_dict
-from trainer.counts import parameters
 from trainer.errors import UserError
 
 SAME_LR = 0.03  # ln units: 3.45e-4 and 3.453e-4 are one grid point, and no sweep is meant to be finer

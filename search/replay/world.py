@@ -11,12 +11,12 @@ from functools import cached_property
 import numpy as np
 
 from search.budget import CostModel, Spending
+from search.execution.session import Session
 from search.records import History, Problem, Proposal, Trial
-from search.session import Session
+from search.replay.table import Cell, Table
 from search.strategy import Done, Strategy
-from search.table import Cell, Table
+from trainer.architecture.counts import parameters
 from trainer.config import DataConfig, RunConfig
-from trainer.counts import parameters
 from trainer.errors import UserError
 
 BANDWIDTH = 0.45  # ln lr; a little over one step of the sqrt(2) grids that sweeps use

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from trainer.architecture.counts import parameters
 from trainer.config import ModelConfig, RunConfig
-from trainer.counts import parameters
 
 MIN_STEPS = 50  # below, a schedule is mostly warmup and its best lr says little about a long one
 

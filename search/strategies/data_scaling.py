@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from search.menu import nearest
+from search.evidence.law import recommend_by_law
+from search.evidence.sweeps import Sweep, ask_sweeps, cells_of, even_lrs, fitting, shortened, stages
 from search.records import History, Proposal, Recommendation
-from search.strategies.law import recommend_by_law
-from search.strategies.sweeps import Sweep, ask_sweeps, cells_of, even_lrs, fitting, shortened, stages
+from search.shapes.menu import nearest
 from search.strategy import Done, Stage, Strategy
 from trainer.errors import UserError
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from search.evidence import cells
+from search.evidence.answers import calibration_cost, recommend_from_history
+from search.evidence.cells import cells
 from search.records import History, Proposal, Recommendation
 from search.sampling import Sampler, sample_lrs
-from search.strategies.common import calibration_cost, recommend_from_history
 from search.strategy import DONE, Done, Stage, Strategy
+from trainer.architecture.counts import parameters
 from trainer.config import RunConfig
-from trainer.counts import parameters
 from trainer.errors import UserError
 
 

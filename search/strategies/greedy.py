@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from search.evidence.answers import calibration_cost, recommend_from_history
 from search.records import History, Proposal, Recommendation, Trial
-from search.strategies.common import calibration_cost, recommend_from_history
 from search.strategy import DONE, Done, Stage, Strategy
+from trainer.architecture.counts import parameters
 from trainer.config import RunConfig
-from trainer.counts import parameters
 from trainer.errors import UserError
 
 SAME = 0.05  # lrs nearer than this in ln are not tried twice

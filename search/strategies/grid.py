@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from search.evidence.answers import calibration_cost, recommend_from_history
 from search.records import History, Proposal, Recommendation
-from search.strategies.common import calibration_cost, recommend_from_history
 from search.strategy import DONE, Done, Stage, Strategy
-from trainer.counts import parameters
+from trainer.architecture.counts import parameters
 from trainer.errors import UserError
 
 

@@ -7,16 +7,16 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from search.budget import Budget
-from search.evidence import Cell, cells
-from search.menu import nearest
+from search.evidence.answers import calibration_cost
+from search.evidence.cells import Cell, cells
+from search.evidence.law import recommend_by_law
+from search.evidence.sweeps import smaller
 from search.records import History, Problem, Proposal, Recommendation, Trial
-from search.strategies.common import calibration_cost
+from search.shapes.menu import nearest
 from search.strategies.hyperband import Hyperband
-from search.strategies.law import recommend_by_law
-from search.strategies.sweeps import smaller
 from search.strategy import DONE, Done, Stage, Strategy
+from trainer.architecture.counts import parameters
 from trainer.config import RunConfig
-from trainer.counts import parameters
 from trainer.errors import UserError
 
 R = TypeVar("R", Trial, Proposal)

@@ -9,14 +9,14 @@ from scaling.hypotheses import copy_sd
 from scaling.optimum import Optimum
 from scaling.published import Prediction, Scale, mixture, predict_all
 from search.budget import Spending
-from search.evidence import cells
-from search.menu import nearest
+from search.evidence.answers import calibration_cost, nothing, recommendation
+from search.evidence.cells import cells
+from search.evidence.sweeps import shortened
 from search.records import History, Proposal, Recommendation
-from search.strategies.common import calibration_cost, nothing, recommendation
-from search.strategies.sweeps import shortened
+from search.shapes.menu import nearest
 from search.strategy import DONE, Done, Stage, Strategy
+from trainer.architecture.counts import parameters
 from trainer.config import RunConfig
-from trainer.counts import parameters
 from trainer.errors import UserError
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from search.menu import nearest
-from search.records import History, Proposal, Recommendation
-from search.strategies.law import recommend_by_law
-from search.strategies.sweeps import (
+from search.evidence.law import recommend_by_law
+from search.evidence.sweeps import (
     Sweep,
     ask_sweeps,
     cells_of,
@@ -17,8 +15,10 @@ from search.strategies.sweeps import (
     smaller,
     stages,
 )
+from search.records import History, Proposal, Recommendation
+from search.shapes.menu import nearest
 from search.strategy import Done, Stage, Strategy
-from trainer.counts import parameters
+from trainer.architecture.counts import parameters
 from trainer.errors import UserError
 
 FEW_STEPS = 50  # below, a run says little; lrs are left out before

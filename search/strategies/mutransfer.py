@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from search.menu import nearest
+from search.evidence.answers import nothing, recommend_from_cell
+from search.evidence.sweeps import Sweep, ask_sweeps, cells_of, even_lrs, fitting, shortened, smaller, stages
 from search.records import History, Proposal, Recommendation
-from search.strategies.common import nothing, recommend_from_cell
-from search.strategies.sweeps import Sweep, ask_sweeps, cells_of, even_lrs, fitting, shortened, smaller, stages
+from search.shapes.menu import nearest
 from search.strategy import Done, Stage, Strategy
+from trainer.architecture.counts import parameters
 from trainer.config import RunConfig
-from trainer.counts import parameters
 from trainer.errors import UserError
 
 FEW_STEPS = 50

@@ -5,16 +5,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from search.budget import Spending
 from search.records import History, Problem, Proposal, Recommendation
-from search.strategies.advice import advise
-from search.strategies.knowledge import Knowledge, longer
-from search.strategies.second import SETTINGS, Second
 from search.strategy import DONE, Done, Stage, Strategy
+from search.transfer.advice import advise
+from search.transfer.belief import Belief
+from search.transfer.choosing import Chooser, longer
+from search.transfer.second_setting import SETTINGS, Second
+from search.transfer.settings import TransferSettings
+from trainer.architecture.counts import parameters
 from trainer.config import RunConfig
-from trainer.counts import parameters
 from trainer.errors import UserError
 
 NEAR = 0.2
@@ -22,38 +23,16 @@ NEAR = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Transfer(Strategy):
+class Transfer(TransferSettings, Strategy):
     """Cost-constrained c-optimal design on the batch-conditional law of ln lr*(N, D, B)."""
-
-    search: Literal["lr", "lr,batch", "lr,weight_decay", "lr,warmup"] = "lr"
-    """What is sought: the lr at the target's batch, or the batch, the weight decay or the warmup as well."""
-    sizes: tuple[float, ...] = (1 / 64, 1 / 16, 1 / 4, 1.0)
-    """Shares of the target's parameters that proxies may have, where the problem has no menu."""
-    horizons: tuple[float, ...] = (1 / 16, 1 / 4, 1.0)
-    """Shares of the target's tokens, likewise."""
-    exchange: float = 0.05
-    """Loss that more compute brings, as a fraction of the loss per e-fold of compute: a gap of
-    delta at the target is worth delta / exchange of its cost. Compute-optimal ladders show 0.05
-    near 2.5 nats (the loss falls by 0.13 per e-fold)."""
-    uses: float = 100.0
-    """Runs as large as the target that the answer will serve, other data and seeds included. The
-    search stops when the next trials cost more than `uses` times what they are expected to save;
-    infinity: when the budget is spent. The budget is what may be spent, so this is generous: 1 stops
-    at a few percent of a target run, where 0.1 % of the loss is still open."""
-    together: int = 4
-    """Trials chosen at a time: more keep more devices busy, fewer learn more from each."""
-    max_trials: int = 200
-    trunks: bool = True
-    """Where the target's schedule is wsd, a run goes on from the trunk of a shorter one at nearly its lr (NEAR), and
-    trains only what is new; it has that one's lr and warmup."""
 
     def plan(self, history: History) -> list[Stage]:
         """The design as it would go if every trial ended as expected, and what that leaves of the budget."""
-        problem, knowledge = history.problem, Knowledge(self, _sorted(history, None))
+        problem, chooser = history.problem, Chooser(Belief(self, _sorted(history, None)))
         bill: dict[RunConfig, list[float]] = {}
-        second = self._second(knowledge)
-        for choice in knowledge.choices(self.max_trials, second.reserve if second else 0.0):
-            bill.setdefault(knowledge.candidates[choice.cell], []).extend(choice.log_lr)
+        second = self._second(chooser)
+        for choice in chooser.choices(self.max_trials, second.reserve if second else 0.0):
+            bill.setdefault(chooser.candidates[choice.cell], []).extend(choice.log_lr)
         if not bill and not history.finished:
             raise UserError(
                 "The budget does not hold two trials of the cheapest proxy: raise it, "
@@ -87,7 +66,7 @@ class Transfer(Strategy):
 
     def shapes(self, history: History) -> list[RunConfig]:
         """All candidates, not those of the plan alone: which are worth their time is known once they are timed."""
-        runs = Knowledge(self, history).candidates
+        runs = Chooser(Belief(self, history)).candidates
         return list({run.model: run for run in runs}.values())
 
     def ask(self, history: History, slots: int) -> list[Proposal] | Done:
@@ -103,35 +82,35 @@ class Transfer(Strategy):
                     return new[:slots]
                 if history.running:
                     return []
-        second = self._second(Knowledge(self, _sorted(history, None)))
+        second = self._second(Chooser(Belief(self, _sorted(history, None))))
         new = second.ask(history) if second else []
         return new[:slots] if new or history.running else DONE
 
     def recommend(self, history: History) -> Recommendation:
-        knowledge = Knowledge(self, _sorted(history, None))
-        answer, second = advise(knowledge), self._second(knowledge)
+        chooser = Chooser(Belief(self, _sorted(history, None)))
+        answer, second = advise(chooser.belief), self._second(chooser)
         return second.advise(answer) if second else answer
 
-    def _second(self, knowledge: Knowledge) -> Second | None:
+    def _second(self, chooser: Chooser) -> Second | None:
         name = self.search.removeprefix("lr").removeprefix(",")
-        return Second(name, knowledge) if name in SETTINGS else None
+        return Second(name, chooser) if name in SETTINGS else None
 
     def _round(self, history: History, number: int) -> list[Proposal]:
         """The trials of a round, whichever of them were asked for already."""
-        knowledge, proposals = Knowledge(self, _sorted(history, number)), []
-        second = self._second(knowledge)
-        for choice in knowledge.choices(self.together, second.reserve if second else 0.0):
+        chooser, proposals = Chooser(Belief(self, _sorted(history, number))), []
+        second = self._second(chooser)
+        for choice in chooser.choices(self.together, second.reserve if second else 0.0):
             for log_lr in choice.log_lr:
                 name = f"transfer-{number:02d}-{len(proposals)}"
-                run = replace(knowledge.candidates[choice.cell], lr=float(f"{math.exp(log_lr):.4g}"))
+                run = replace(chooser.candidates[choice.cell], lr=float(f"{math.exp(log_lr):.4g}"))
                 # The same run with the same seed would say nothing new: training is deterministic.
-                done = [*(t.run for t in knowledge.history), *(p.run for p in proposals)]
+                done = [*(t.run for t in chooser.history), *(p.run for p in proposals)]
                 run = replace(run, seed=run.seed + sum(_same(run, other) for other in done))
                 tags = {"stage": _stage_name(run, history.problem), "round": number}
                 tags["expected_sd"] = round(math.sqrt(choice.variance), 4)
-                keep = self._trunked(run) and any(longer(run, other) for other in knowledge.candidates)
+                keep = self._trunked(run) and any(longer(run, other) for other in chooser.candidates)
                 proposal = Proposal(id=name, run=run, horizon=run.tokens, tags=tags, keep=keep)
-                proposals.append(self._continued(proposal, knowledge.history, proposals))
+                proposals.append(self._continued(proposal, chooser.history, proposals))
         return proposals
 
     def _trunked(self, run: RunConfig) -> bool:

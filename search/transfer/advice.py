@@ -10,20 +10,20 @@ from scipy.stats import t as student
 
 from scaling.batchlaw import NAMES, valley
 from scaling.posterior import Posterior, Runs
+from search.evidence.answers import nothing
 from search.records import Recommendation
-from search.strategies.common import nothing
-from search.strategies.knowledge import Knowledge
+from search.transfer.belief import Belief
 
 VAGUE = 1.0  # an sd of ln lr above which there is no recommendation: the prior alone knows as much
 FAR = math.log(100.0)  # extrapolation in N beyond which it is said
 
 
-def advise(knowledge: Knowledge) -> Recommendation:
+def advise(belief: Belief) -> Recommendation:
     """The recommendation that the history supports; its lr is None where the law refuses."""
-    history, posterior, runs = knowledge.history, knowledge.posterior, knowledge.runs
+    history, posterior, runs = belief.history, belief.posterior, belief.runs
     stable = max((t.lr for t in history.finished), default=None)
     used = tuple(t.id for t in history if t.status in ("finished", "diverged"))
-    mean, sd = posterior.predict(*knowledge.target)
+    mean, sd = posterior.predict(*belief.target)
     if not history.finished:
         return nothing(history)
     if refusals := refuse(posterior, runs):
@@ -34,7 +34,7 @@ def advise(knowledge: Knowledge) -> Recommendation:
     freedom = 8 + len(posterior.cells)  # as many cells as the discrepancy's estimate rests on
     half, most = (sd * float(student.ppf(q, freedom)) for q in (0.75, 0.95))
     ends = valley(log_lr - np.array([mean - most, mean + most]), k)[0]
-    largest = max(history.finished, key=lambda t: t.run.tokens * math.exp(knowledge.size(t)))
+    largest = max(history.finished, key=lambda t: t.run.tokens * math.exp(belief.size(t)))
     loss = min(t.loss for t in history.finished if t.run.model == largest.run.model and t.loss)
     return Recommendation(
         lr=math.exp(log_lr),
@@ -43,7 +43,7 @@ def advise(knowledge: Knowledge) -> Recommendation:
         max_stable_lr=stable,
         expected_regret=h * sd**2 * loss,
         worst_regret=h * float(ends.max()) * loss,
-        batch=knowledge.batch if knowledge.joint else None,
+        batch=belief.batch if belief.joint else None,
         law=describe(posterior),
         reasons=tuple(doubts(posterior, runs)),
         trials=used,

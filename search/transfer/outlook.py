@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 
 from search.budget import Budget, Spending
 from search.records import History
-from search.strategies.knowledge import Knowledge
-from search.strategies.transfer import Transfer
+from search.transfer.belief import Belief
+from search.transfer.choosing import Chooser
+from search.transfer.settings import TransferSettings
+from trainer.architecture.counts import run_flops
 from trainer.config import RunConfig
-from trainer.counts import run_flops
 
 MORE = 0.25  # target runs
 MOST = 100  # trials
@@ -33,22 +34,23 @@ def outlook(history: History) -> Outlook | None:
     whole = tuple(t for t in history if t.horizon == t.run.tokens)
     flops = history.spent.flops + MORE * run_flops(history.problem.target)
     problem = replace(history.problem, budget=Budget(flops=flops))
-    knowledge = Knowledge(
-        Transfer(uses=math.inf, trunks=False, max_trials=len(whole) + MOST),
+    belief = Belief(
+        TransferSettings(uses=math.inf, trunks=False, max_trials=len(whole) + MOST),
         replace(history, problem=problem, trials=whole),
     )
-    if not knowledge.runs.loss.size:
+    chooser = Chooser(belief)
+    if not belief.runs.loss.size:
         return None
-    choices = list(knowledge.choices(MOST))
+    choices = list(chooser.choices(MOST))
     if not choices:
         return None
     runs: dict[RunConfig, tuple[float, ...]] = {}
     for choice in choices:
-        run = knowledge.candidates[choice.cell]
+        run = chooser.candidates[choice.cell]
         runs[run] = runs.get(run, ()) + tuple(math.exp(v) for v in choice.log_lr)
     forecast = problem.cost.forecast
     cost = sum((forecast(run, run.tokens) * len(lrs) for run, lrs in runs.items()), Spending())
-    now = knowledge.posterior.predict(*knowledge.target)[1]
+    now = belief.posterior.predict(*belief.target)[1]
     after = math.sqrt(max(0.0, choices[-1].variance))
     return Outlook(runs=tuple(runs.items()), cost=cost, now=now, after=after)
 

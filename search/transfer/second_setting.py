@@ -15,12 +15,12 @@ import numpy as np
 
 from scaling.optimum import Optimum, fit_optimum
 from scaling.published import weight_decay
+from search.evidence.edges import at_edge
 from search.records import History, Proposal, Recommendation, point
-from search.strategies.hyperband import at_edge
-from search.strategies.knowledge import Knowledge
 from search.strategy import Stage
+from search.transfer.choosing import Chooser
+from trainer.architecture.counts import parameters
 from trainer.config import RunConfig
-from trainer.counts import parameters
 
 SHARE = 0.35
 """Of the budget, at most, for the sweep; the rest finds the lr first."""
@@ -61,11 +61,11 @@ SETTINGS = {
 
 
 class Second:
-    """What is asked and answered of one setting; derived from a history like `Knowledge`."""
+    """What is asked and answered of one setting; derived from a history like `Belief`."""
 
-    def __init__(self, name: str, knowledge: Knowledge) -> None:
-        self.setting, self.knowledge, self.target = SETTINGS[name], knowledge, knowledge.problem.target
-        self.trials = [t for t in knowledge.history if t.tags.get("setting") == name]
+    def __init__(self, name: str, chooser: Chooser) -> None:
+        self.setting, self.chooser, self.target = SETTINGS[name], chooser, chooser.problem.target
+        self.trials = [t for t in chooser.history if t.tags.get("setting") == name]
 
     @property
     def run(self) -> RunConfig | None:
@@ -73,7 +73,7 @@ class Second:
         so often; None where there is none."""
         if self.trials:
             return replace(self.trials[0].run, lr=None)
-        k, times = self.knowledge, len(FACTORS) + BEYOND
+        k, times = self.chooser, len(FACTORS) + BEYOND
         if k.problem.proxies is not None:  # recorded runs: their settings are what they are
             return None
         runs = [
@@ -89,8 +89,8 @@ class Second:
         """Share of the budget that the sweep will take."""
         if self.run is None or self.trials:
             return 0.0
-        one = self.knowledge.problem.cost.forecast(self.run, self.run.tokens)
-        return (len(FACTORS) + BEYOND) * self.knowledge.problem.budget.share(one)
+        one = self.chooser.problem.cost.forecast(self.run, self.run.tokens)
+        return (len(FACTORS) + BEYOND) * self.chooser.problem.budget.share(one)
 
     def stage(self) -> Stage:
         run, count = self.run, len(FACTORS) + BEYOND
@@ -100,7 +100,7 @@ class Second:
             trials=count,
             parameters=parameters(run.model).total,
             tokens=float(count * run.tokens),
-            cost=self.knowledge.problem.cost.forecast(run, run.tokens) * count,
+            cost=self.chooser.problem.cost.forecast(run, run.tokens) * count,
             run=run,
             note=f"{run.tokens:,} tokens each, at the lr found by then; {BEYOND} only where the best is at an end",
             waits=True,
@@ -108,7 +108,7 @@ class Second:
 
     def ask(self, history: History) -> list[Proposal]:
         """The whole sweep, then a value beyond its end where the best one is there."""
-        if self.run is None or not self.knowledge.runs.loss.size:
+        if self.run is None or not self.chooser.belief.runs.loss.size:
             return []
         values = self._values()
         if all(self._id(k) in history.known for k in range(len(values))):
@@ -138,8 +138,8 @@ class Second:
 
     def _lr(self, run: RunConfig) -> float:
         """The law's best at this run, a shade below its mean as in `advice`."""
-        posterior = self.knowledge.posterior
-        mean, sd = posterior.predict(*(np.array(point(run)) - self.knowledge.origin))
+        posterior = self.chooser.belief.posterior
+        mean, sd = posterior.predict(*(np.array(point(run)) - self.chooser.belief.origin))
         return float(f"{math.exp(mean - posterior.k * sd**2 / 2):.4g}")
 
     @property
@@ -148,7 +148,7 @@ class Second:
         return sorted(((self.setting.get(t.run), t.loss) for t in done), key=lambda o: o[0])
 
     def optimum(self) -> Optimum | None:
-        noise = self.knowledge.posterior.noise * min((loss for _, loss in self.observed if loss), default=1.0)
+        noise = self.chooser.belief.posterior.noise * min((loss for _, loss in self.observed if loss), default=1.0)
         finite = [(v, loss) for v, loss in self.observed if loss is not None]
         diverged = [v for v, loss in self.observed if loss is None]
         return fit_optimum([v for v, _ in finite], [x for _, x in finite], diverged=diverged, noise=noise)
@@ -159,7 +159,7 @@ class Second:
         if answer.lr is None or len(finished) < 3:
             return _because(answer, f"{name} was not searched: the budget did not hold a sweep of it beside the lr's.")
         losses = [loss for _, loss in finished]
-        noise, best, run = self.knowledge.posterior.noise * min(losses), self.optimum(), self.trials[0].run
+        noise, best, run = self.chooser.belief.posterior.noise * min(losses), self.optimum(), self.trials[0].run
         if best is None or max(losses) - min(losses) < 3 * noise:
             reason = f"no value of {name} differs from another by more than noise ({3 * noise:.4f} nats)"
             return _because(answer, f"The target's own {name} is kept: {reason}.")

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from trainer.architecture.model import Transformer
 from trainer.config import RunConfig
 from trainer.errors import UserError
-from trainer.model import Transformer
 from trainer.optimizer import make_optimizer, set_lr
 
 TOLERANCE = 0.4  # of the slope in log-log: of muP and CompleteP up to -0.35, of mistakes 0.6 to 2.5

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainer.architecture.loss import linear_cross_entropy
+from trainer.architecture.parametrisation import Forward, Role, forward_scale, scale
 from trainer.config import ModelConfig, RunConfig
-from trainer.loss import linear_cross_entropy
-from trainer.parametrisation import Forward, Role, forward_scale, scale
 
 # On a CPU the bf16 attention kernel is up to 4 x slower than the fp32 one for short contexts (128 x 32: 22 ms
 # against 6 ms for 64 heads forward and backward), and faster from about 512 x 64 on.
@@ -166,7 +166,7 @@ class Transformer(nn.Module):
 
 
 def role(name: str, parameter: Tensor) -> Role:
-    """What the parameter called `name` does; see trainer.parametrisation."""
+    """What the parameter called `name` does; see trainer.architecture.parametrisation."""
     if name.startswith(("embedding", "positions")):
         return "embedding"
     if name.startswith("head"):

@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import Tensor
 
-from trainer.checkpoint import pack, unpack
+from trainer.checkpoints.file import pack, unpack
+from trainer.checkpoints.storage import Store
 from trainer.errors import UserError
-from trainer.storage import Store
 
 FOLDER = "checkpoints"
 

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from trainer.checkpoint import write_atomic
+from trainer.checkpoints.file import write_atomic
 from trainer.errors import UserError
 
 

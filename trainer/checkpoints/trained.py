@@ -8,13 +8,13 @@ from pathlib import Path
 import tiktoken
 import torch
 
-from trainer.checkpoint import load_checkpoint, newest_first, write_atomic
+from trainer.architecture.model import Transformer
+from trainer.checkpoints.file import load_checkpoint, newest_first, write_atomic
 from trainer.config import RunConfig, from_dict
 from trainer.data import Prepared
 from trainer.data.tokenizer import load_tokenizer
 from trainer.devices import pick_device
 from trainer.errors import UserError
-from trainer.model import Transformer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,13 +11,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from trainer.cohort import Cohort
+from trainer.cohorts.cohort import Cohort
+from trainer.cohorts.fused import pass_sequences
+from trainer.cohorts.packing import pack_size
 from trainer.config import RunConfig
 from trainer.data import Prepared
 from trainer.devices import pick_device
-from trainer.fused import pass_sequences
 from trainer.loop import Training
-from trainer.packing import pack_size
 
 STEPS = 20
 SECONDS = 30.0

@@ -1,6 +1,6 @@
 """A cohort: runs that differ only in values that leave tensor shapes alone, in lock step on the same batches.
 
-Fused it is one batched program (trainer.fused), which keeps a GPU busy with models too small to do so alone. In turn
+Fused it is one batched program (trainer.cohorts.fused), which keeps a GPU busy with models too small to do so alone. In turn
 its members share a warm process and nothing else: on a CPU that is the faster way from about 0.4M parameters on, where
 calls no longer cost more than what they compute.
 """
@@ -17,12 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainer.architecture.counts import run_flops
+from trainer.cohorts.fused import Fused
 from trainer.config import RunConfig
-from trainer.counts import run_flops
 from trainer.data import Prepared
 from trainer.devices import pick_device
 from trainer.errors import UserError
-from trainer.fused import Fused
 from trainer.loop import CHECK_EVERY, Report, Status, Training, divergence
 from trainer.parallel import Parallel
 from trainer.schedule import decay_start, multiplier, warmup_steps
@@ -40,7 +40,7 @@ def alike(one: RunConfig, other: RunConfig) -> bool:
 
 
 class InTurn:
-    """The same members one after the other, step by step. Same interface as trainer.fused.Fused."""
+    """The same members one after the other, step by step. Same interface as trainer.cohorts.fused.Fused."""
 
     def __init__(self, runs: Sequence[RunConfig], data: Prepared, device: torch.device, compile: bool = False) -> None:
         self.trainings = [Training(run, data, device, Parallel(compile=compile)) for run in runs]

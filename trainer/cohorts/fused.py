@@ -16,15 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.checkpoint import load_checkpoint, save_checkpoint
+from trainer.architecture.model import Transformer, role
+from trainer.architecture.parametrisation import Scale, scale
+from trainer.checkpoints.file import load_checkpoint, save_checkpoint
+from trainer.cohorts.population import PopulationModel
 from trainer.config import RunConfig, to_dict
 from trainer.data import Batches, Prepared
 from trainer.devices import use_bf16
 from trainer.errors import UserError
 from trainer.loop import model_inputs
-from trainer.model import Transformer, role
-from trainer.parametrisation import Scale, scale
-from trainer.population import PopulationModel
 from trainer.schedule import multiplier
 
 PASS_TOKENS = {"cpu": 4096, "cuda": 131_072}

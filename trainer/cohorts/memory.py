@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from trainer.architecture.counts import parameters
+from trainer.cohorts.packing import activation_bytes
 from trainer.config import RunConfig
-from trainer.counts import parameters
 from trainer.devices import free_memory, use_bf16
 from trainer.errors import UserError
-from trainer.packing import activation_bytes
 
 STATE_BYTES = 16  # a parameter: fp32 weight, gradient, and AdamW's two moments
 SPARE = 0.9  # of what is free: fragmentation, workspaces, the chunk of logits

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from trainer.architecture.counts import parameters
+from trainer.architecture.loss import CHUNK_BYTES
+from trainer.cohorts.fused import pass_sequences
 from trainer.config import ModelConfig, RunConfig
-from trainer.counts import parameters
 from trainer.devices import free_memory, use_bf16
-from trainer.fused import pass_sequences
-from trainer.loss import CHUNK_BYTES
 
 MARGIN = 1.25
 """What the allocator wastes and the model below does not know of."""

@@ -1,6 +1,6 @@
 """The forward pass of several models of one shape as one batched program: an explicit population axis.
 
-Shapes as in trainer.model, and P members. Weights are stacked [P, ...] under the names of `Transformer`; activations
+Shapes as in trainer.architecture.model, and P members. Weights are stacked [P, ...] under the names of `Transformer`; activations
 are [P, B T, C]; linear layers are batched products, attention takes the members as further sequences.
 """
 
@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainer.architecture.loss import linear_cross_entropy
+from trainer.architecture.model import FP32_ATTENTION, document_mask, rope_table, rotate
+from trainer.architecture.parametrisation import forward_scale
 from trainer.config import RunConfig
-from trainer.loss import linear_cross_entropy
-from trainer.model import FP32_ATTENTION, document_mask, rope_table, rotate
-from trainer.parametrisation import forward_scale
 
 
 class PopulationModel:

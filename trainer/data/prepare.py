@@ -15,7 +15,7 @@ import numpy as np
 import tiktoken
 from filelock import FileLock
 
-from trainer.checkpoint import write_atomic
+from trainer.checkpoints.file import write_atomic
 from trainer.config import DataConfig
 from trainer.data.corpus import corpus_files, documents, held_out_rank
 from trainer.data.fetch import CORPORA

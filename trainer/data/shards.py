@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.checkpoint import disk_error
+from trainer.checkpoints.file import disk_error
 from trainer.errors import UserError
 
 HEADER = 256  # int32 values

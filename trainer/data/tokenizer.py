@@ -12,7 +12,7 @@ import tiktoken
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from trainer.checkpoint import write_atomic
+from trainer.checkpoints.file import write_atomic
 from trainer.errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"

@@ -11,14 +11,14 @@ from pathlib import Path
 import tiktoken
 import torch
 
+from trainer.architecture.model import Transformer
+from trainer.checkpoints.trained import Trained
 from trainer.devices import use_bf16
 from trainer.errors import UserError
 from trainer.evals import blimp, heldout, lambada, multiple_choice
 from trainer.evals.files import cached, fetch
 from trainer.evals.likelihood import Scorer, silent
 from trainer.evals.score import Score as Score
-from trainer.model import Transformer
-from trainer.trained import Trained
 
 GITHUB = "https://raw.githubusercontent.com"
 # The version whose content the checksums below are of.

@@ -18,7 +18,7 @@ from typing import Any
 
 import zstandard
 
-from trainer.checkpoint import disk_error
+from trainer.checkpoints.file import disk_error
 from trainer.data.corpus import open_text
 from trainer.data.prepare import cache_dir
 from trainer.errors import UserError

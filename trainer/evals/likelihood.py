@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trainer.architecture.model import Transformer
 from trainer.errors import UserError
-from trainer.model import Transformer
 
 BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
 LOGIT_BYTES = {"cpu": 4 * 2**20, "cuda": 2**30}  # fp32, held at a time

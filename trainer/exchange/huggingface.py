@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from trainer.checkpoint import write_atomic
+from trainer.checkpoints.file import write_atomic
 from trainer.config import DataConfig, ModelConfig, RunConfig
 from trainer.errors import UserError
 from trainer.exchange import tokenizer_json

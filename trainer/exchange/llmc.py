@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.checkpoint import write_atomic
+from trainer.checkpoints.file import write_atomic
 from trainer.config import DataConfig, ModelConfig, RunConfig
 from trainer.errors import UserError
 from trainer.exchange.plain import UNKNOWN, Plain

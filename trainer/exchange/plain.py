@@ -8,11 +8,11 @@ import tiktoken
 import torch
 from torch import Tensor
 
+from trainer.architecture.model import Transformer
+from trainer.architecture.parametrisation import forward_scale
 from trainer.config import RunConfig
 from trainer.data.tokenizer import NAMED
 from trainer.errors import UserError
-from trainer.model import Transformer
-from trainer.parametrisation import forward_scale
 
 UNKNOWN = "unknown"
 """The tokenizer of a model that came without one that hpt can read."""

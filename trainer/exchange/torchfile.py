@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from trainer.checkpoint import write_atomic
+from trainer.checkpoints.file import write_atomic
 from trainer.config import RunConfig, from_dict, to_dict
 from trainer.data.tokenizer import from_json, to_json
 from trainer.errors import UserError

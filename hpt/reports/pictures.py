@@ -9,9 +9,9 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
 
-from hpt.screen import short  # noqa: E402
+from hpt.console.screen import short  # noqa: E402
 from search.records import History, Recommendation  # noqa: E402
-from trainer.counts import parameters  # noqa: E402
+from trainer.architecture.counts import parameters  # noqa: E402
 
 
 def u_curves(history: History, answer: Recommendation, path: Path) -> None:
