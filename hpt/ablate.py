@@ -16,15 +16,15 @@ from rich.console import Console
 from rich.table import Table
 
 from hpt.console import cli
-from hpt.console.screen import duration, short
-from hpt.reports.svg import Chart
+from hpt.reports.chart import Chart
+from hpt.reports.numbers import duration, short
 from scaling.ablation import Verdict, judge, power_law
 from search.shapes.ladder import scaled
 from trainer.architecture.counts import parameters, run_flops
-from trainer.checkpoints.file import write_atomic
 from trainer.config import RunConfig, override, to_dict
 from trainer.data import check_enough, prepare
 from trainer.errors import UserError
+from trainer.files import write_atomic
 from trainer.loop import train
 from trainer.presets import preset
 
@@ -199,12 +199,12 @@ def page(rows: list[dict], verdicts: dict[str, Verdict]) -> str:
 
     charts = []
     for of, label in (("flops", "training FLOPs"), ("seconds", "seconds of this device")):
-        chart = Chart(label, "validation loss (nats a token)")
+        chart = Chart(label, "validation loss (nats a token)", f"Loss against {label}, a dot a seed")
         for i, name in enumerate(dict.fromkeys(r["variant"] for r in rows)):
             chart.line(list(zip(*curve(rows, name, of), strict=True)), i, name)
             points = [(r[of], r["loss"]) for r in rows if r["variant"] == name and r["loss"] is not None]
             chart.dots(points, i, [f"{name}: {loss:.4f}" for _, loss in points])
-        charts.append(chart.svg(f"Loss against {label}, a dot a seed"))
+        charts.append(chart)
     return ablation_page({name: v.sentence() for name, v in verdicts.items()}, charts)
 
 

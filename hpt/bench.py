@@ -19,9 +19,9 @@ from rich.table import Table
 
 from hpt.benches.common import Options, Row
 from hpt.console import cli
-from trainer.checkpoints.file import write_atomic
 from trainer.devices import device_name, pick_device
 from trainer.errors import UserError
+from trainer.files import write_atomic
 
 Section = Literal["step", "cohort", "overhead", "data", "search", "nanogpt", "gpu"]
 GPU = ("step", "cohort", "data")

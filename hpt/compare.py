@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-import matplotlib
 import optuna
 import tyro
 from rich.box import SIMPLE
@@ -20,14 +19,13 @@ from rich.table import Table as Grid
 
 from hpt.console import cli
 from hpt.console.cli import parse
+from hpt.reports.chart import COLOURS, Chart, picture
 from search.replay.arena import CONTENDERS, Line, Result, Rules, judge, summarise, targets
 from search.replay.table import Columns, load_table
 from search.replay.world import World
 from trainer.config import RunConfig
 from trainer.errors import UserError
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+from trainer.files import write_atomic
 
 SHOWN = 1e-3  # percent: smaller regrets are drawn here, on a logarithmic axis
 
@@ -53,7 +51,7 @@ class CompareConfig(cli.Common):
     jobs: int = 2
     """Processes."""
     out: Path = Path("compare")
-    """Folder for runs.csv, summary.csv and regret.png."""
+    """Folder for runs.csv, summary.csv and regret.svg."""
 
 
 _WORLD: World | None = None
@@ -127,36 +125,19 @@ def write(rows: list[Result] | list[Line], path: Path) -> None:
         writer.writerows(asdict(row) for row in rows)
 
 
-def draw(lines: list[Line], path: Path, dpi: int = 150) -> None:
+def draw(lines: list[Line]) -> Chart:
     """Regret against cost: medians as lines, up to the 90th percentile as bars."""
-    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
-    for i, name in enumerate(CONTENDERS):  # the same colour and mark in every picture
+    chart = Chart("spent, % of one target run's FLOPs", "regret at the target, % of its loss", y_log=True, height=420)
+    chart.title = "Median regret against cost; bars: up to the 90th percentile"
+    for i, name in enumerate(CONTENDERS):  # the same colour and dashes in every picture
         mine = [line for line in lines if line.strategy == name and line.answered >= 0.5]
         if not mine:
             continue
-        x = [max(100 * line.cost, 1) for line in mine]
-        y = [max(line.median, SHOWN) for line in mine]
-        high = [max(line.p90, SHOWN) - v for line, v in zip(mine, y, strict=True)]
-        axes.errorbar(
-            x,
-            y,
-            yerr=[[0] * len(y), high],
-            marker="osD^"[i // 8],
-            capsize=2,
-            label=name,
-            color=f"C{i % 8 + i // 8}",
-            alpha=0.8,
-        )
-    axes.set(
-        xscale="log",
-        yscale="log",
-        xlabel="spent, % of one target run's FLOPs",
-        ylabel="regret at the target, % of its loss",
-    )
-    axes.grid(alpha=0.3)
-    figure.legend(fontsize=8, loc="outside right upper")
-    figure.savefig(path, dpi=dpi)
-    plt.close(figure)
+        points = [(max(100 * line.cost, 1), max(line.median, SHOWN)) for line in mine]
+        chart.bars([(x, y, max(line.p90, SHOWN)) for (x, y), line in zip(points, mine, strict=True)], i)
+        chart.line(sorted(points), i, dash=i >= COLOURS)
+        chart.dots(points, i, [f"{name}: {y:.3g} % at {x:.3g} %" for x, y in points], name, hollow=i >= COLOURS)
+    return chart
 
 
 def run(config: CompareConfig, console: Console) -> list[Line]:
@@ -171,8 +152,8 @@ def run(config: CompareConfig, console: Console) -> list[Line]:
     config.out.mkdir(parents=True, exist_ok=True)
     write(results, config.out / "runs.csv")
     write(lines, config.out / "summary.csv")
-    draw(lines, config.out / "regret.png")
-    console.print(f"Written: {config.out}/runs.csv, summary.csv, regret.png")
+    write_atomic(config.out / "regret.svg", picture([draw(lines)]))
+    console.print(f"Written: {config.out}/runs.csv, summary.csv, regret.svg")
     return lines
 
 

@@ -12,8 +12,8 @@ from typing import Literal
 
 import tyro
 
-from hpt.__main__ import COMMANDS
 from hpt.console import cli
+from hpt.console.commands import COMMANDS
 
 SCRIPT = """{start}_hpt() {{
   local cur=${{COMP_WORDS[COMP_CWORD]}} words=""

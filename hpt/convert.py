@@ -10,7 +10,7 @@ from pathlib import Path
 import tyro
 
 from hpt.console import cli
-from hpt.console.screen import short
+from hpt.reports.numbers import short
 from trainer.architecture.counts import parameters
 from trainer.config import ModelConfig
 from trainer.errors import UserError

@@ -12,7 +12,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from hpt.console import cli
-from hpt.console.screen import duration, short
+from hpt.reports.numbers import duration, short
 from search.budget import CostModel, Timing
 from search.execution.store import SearchDir
 from trainer.architecture.counts import flops_per_token, parameters

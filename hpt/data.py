@@ -21,7 +21,7 @@ from rich.progress import (
 )
 
 from hpt.console import cli
-from hpt.console.screen import short
+from hpt.reports.numbers import short
 from trainer.config import DataConfig
 from trainer.data import prepare
 from trainer.data.fetch import CORPORA, corpus_folder, fetch, wanted

@@ -18,10 +18,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from hpt.console import cli
-from trainer.checkpoints.file import write_atomic
 from trainer.checkpoints.trained import open_trained
 from trainer.errors import UserError
 from trainer.evals import EVALUATORS, evaluate, locate
+from trainer.files import write_atomic
 
 QUIET_SECONDS = 5.0  # before progress is shown
 PLAIN_SECONDS = 15.0  # between lines where the output is not a terminal

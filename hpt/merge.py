@@ -14,10 +14,11 @@ from rich.table import Table
 
 from hpt.console import cli
 from trainer.architecture.model import Transformer
-from trainer.checkpoints.file import checkpoint_path, save_checkpoint, write_atomic
+from trainer.checkpoints.file import checkpoint_path, save_checkpoint
 from trainer.checkpoints.trained import Trained, open_trained
 from trainer.config import DataConfig, to_dict
 from trainer.errors import UserError
+from trainer.files import write_atomic
 from trainer.merge import Domain, average, check_alike, greedy_soup, kinship, tensors_of
 
 STRANGERS = 0.1  # cosine of weights below which two models share no seed

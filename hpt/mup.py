@@ -6,30 +6,26 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
 from hpt.console import cli
-from hpt.console.screen import short
+from hpt.reports.chart import Chart, picture
+from hpt.reports.numbers import short
 from scaling.optimum import Optimum, fit_optimum
-from trainer.architecture.coordcheck import TOLERANCE, Movement, coordinate_check
 from trainer.architecture.counts import run_flops
-from trainer.checkpoints.file import write_atomic
 from trainer.config import Parametrisation, RunConfig, override, to_dict
+from trainer.coordcheck import TOLERANCE, Movement, coordinate_check
 from trainer.data import check_enough, prepare
 from trainer.errors import UserError
+from trainer.files import write_atomic
 from trainer.loop import train
 from trainer.presets import preset
-
-matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +50,7 @@ class MupConfig(cli.Common):
     set: tuple[str, ...] = ()
     """Any field of the runs, as KEY=VALUE."""
     out: Path = Path("mup")
-    """Holds runs.jsonl (a sweep goes on from it) and widths.png."""
+    """Holds runs.jsonl (a sweep goes on from it) and widths.svg."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -75,8 +71,8 @@ def main(argv: Sequence[str]) -> int:
         rows = sweep(base, config, console)
         best = optima(rows)
         console.print(best_table(best))
-        draw(rows, best, config.out / "widths.png")
-        console.print(f"written: {config.out}/runs.jsonl, widths.png")
+        write_atomic(config.out / "widths.svg", picture(draw(rows, best), columns=2))
+        console.print(f"written: {config.out}/runs.jsonl, widths.svg")
         result["best_lr"] = {f"{n} {w}": math.exp(o.log_lr) if o else None for (n, w), o in best.items()}
     config.answer(result, "\n".join(f"{n}: {'transfers' if ok else 'moves with width'}" for n, ok in passes.items()))
     return 0
@@ -168,34 +164,25 @@ def best_table(best: dict[tuple[str, int], Optimum | None]) -> Table:
     return table
 
 
-def draw(rows: list[dict], best: dict[tuple[str, int], Optimum | None], path: Path) -> None:
-    """A panel for each parametrisation: loss against lr, a curve for each width, its optimum marked."""
+def draw(rows: list[dict], best: dict[tuple[str, int], Optimum | None]) -> list[Chart]:
+    """A panel for each parametrisation: loss against lr, a curve for each width, its optimum a large hollow dot."""
     names, widths = list(dict.fromkeys(n for n, _ in best)), list(dict.fromkeys(w for _, w in best))
-    figure, panels = pyplot.subplots(
-        1, len(names), figsize=(4.6 * len(names), 4.2), sharey=True, squeeze=False, constrained_layout=True
-    )
-    colours = pyplot.get_cmap("viridis")
     low = min(r["loss"] for r in rows if r["loss"] is not None)
     high = max(o.loss for o in best.values() if o is not None)
-    for axes, name in zip(panels[0], names, strict=True):
+    charts = []
+    for name in names:
+        chart = Chart("peak learning rate", "validation loss (nats a token)", f"{name}: best lr (rings) over widths")
+        chart.width, chart.y_range = 460, (low - 0.1, high + 0.8)
         for i, width in enumerate(widths):
             mine = [r for r in rows if r["parametrisation"] == name and r["width"] == width and r["loss"] is not None]
-            colour = colours(0.9 * i / max(1, len(widths) - 1))
             lrs = sorted({r["lr"] for r in mine})
             means = [float(np.mean([r["loss"] for r in mine if r["lr"] == lr])) for lr in lrs]
-            axes.plot([r["lr"] for r in mine], [r["loss"] for r in mine], "o", ms=3, color=colour)
-            axes.plot(lrs, means, "-", lw=1, color=colour, label=width)
+            chart.line(list(zip(lrs, means, strict=True)), i, f"width {width}")
+            chart.dots([(r["lr"], r["loss"]) for r in mine], i, r=2.5)
             if (o := best[name, width]) is not None and o.edge is None:
-                axes.plot(math.exp(o.log_lr), o.loss, "v", ms=10, color=colour, mec="black")
-        axes.set(xscale="log", xlabel="peak learning rate", title=name, ylim=(low - 0.1, high + 0.8))
-        axes.grid(alpha=0.3)
-    panels[0][0].set_ylabel("validation loss (nats a token)")
-    panels[0][-1].legend(title="width", fontsize=8)
-    figure.suptitle("Best lr (triangles) over widths", fontsize=11)
-    write = BytesIO()
-    figure.savefig(write, dpi=130, format="png")
-    pyplot.close(figure)
-    write_atomic(path, write.getvalue())
+                chart.dots([(math.exp(o.log_lr), o.loss)], i, [f"best lr {math.exp(o.log_lr):.3g}"], r=6, hollow=True)
+        charts.append(chart)
+    return charts
 
 
 if __name__ == "__main__":

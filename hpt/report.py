@@ -10,11 +10,11 @@ from typing import Literal
 import tyro
 
 from hpt.console import cli
-from hpt.reports.gather import gather, gather_final
-from hpt.reports.page import final_page, search_page
-from hpt.reports.text import latex, markdown
-from trainer.checkpoints.file import write_atomic
+from hpt.reports.files import search_text
+from hpt.reports.gather import gather_final
+from hpt.reports.page import final_page
 from trainer.errors import UserError
+from trainer.files import write_atomic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class ReportConfig(cli.Common):
     path: tyro.conf.Positional[Path]
     """Directory of a search, or of a final run."""
     format: Literal["html", "md", "latex"] = "html"
-    """md: Markdown and PNGs; latex: tables."""
+    """md: Markdown and its pictures (SVG); latex: tables."""
     out: Path | None = None
     """File to write; default: report.html, report.md or report.tex in the directory."""
 
@@ -45,27 +45,6 @@ def main(argv: Sequence[str]) -> int:
     config.console().print(f"written: {out}")
     config.answer({"written": out}, str(out))
     return 0
-
-
-def search_text(path: Path, form: str) -> tuple[str, str]:
-    """(content, file name) of a search's report."""
-    found = gather(path)
-    if form == "html":
-        return search_page(found), "report.html"
-    if form == "latex":
-        return latex(found), "report.tex"
-    pictures = [p.name for p in sorted(path.glob("*.png"))]
-    return markdown(found, pictures), "report.md"
-
-
-def write_report(path: Path) -> str:
-    """At the end of a search: report.html in its directory. Returns why it could not be written; a search is not lost
-    for that."""
-    try:
-        write_atomic(path / "report.html", search_page(gather(path)).encode())
-        return ""
-    except Exception as error:  # the answer is more than its picture
-        return f"the report could not be written ({type(error).__name__}: {error})"
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ import pytest
 
 import trainer.architecture.model
 import trainer.optimizer
-from trainer.architecture.coordcheck import Movement, coordinate_check
 from trainer.architecture.parametrisation import forward_scale, scale
 from trainer.config import ModelConfig, RunConfig
+from trainer.coordcheck import Movement, coordinate_check
 from trainer.errors import UserError
 
 MODEL = ModelConfig(depth=2, width=64, heads=2, context=32, vocabulary=256)

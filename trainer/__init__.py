@@ -1,4 +1,7 @@
-"""One training run: model, data, optimiser, loop, checkpoints, evaluations. Knows nothing of searches."""
+"""One training run: model, data, optimiser, loop, checkpoints, evaluations. Knows nothing of searches.
+
+Begin with `config` (what a run is) and `loop` (how it is trained); `final` is the run that must not be lost.
+"""
 
 import os
 

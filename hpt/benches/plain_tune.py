@@ -16,7 +16,8 @@ from trainer.loop import Training
 def run_plain(trials: Sequence[Trial], data: Prepared, *, gpu: bool, threads: int, scratch: str) -> list[float | None]:
     """Final validation loss of every trial, trained from its start to its horizon; None where it diverged.
 
-    Tune's own defaults but for printing; whatever search.execution.tune sets for its sake (no loggers, say) is the peer's gain.
+    Tune's own defaults but for printing; whatever search.execution.tune sets for its sake (no loggers,
+    say) is the peer's gain.
     """
 
     def objective(config: dict[str, Any]) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 
 from rich.console import Console
 
-from hpt.console.screen import answer_panel, duration
+from hpt.console.screen import answer_panel
 from hpt.console.settings import Setup
-from hpt.figures import u_curves
-from hpt.report import write_report
+from hpt.reports.files import write_report
+from hpt.reports.numbers import duration
 from hpt.tracking.mirror import Mirror, SearchRun, tracking_uri, ui_command
 from search.execution.session import Session
 from search.records import History, Recommendation
@@ -25,10 +25,8 @@ def conclude(setup: Setup, session: Session, mirror: Mirror, console: Console, b
     answer = setup.strategy.recommend(history)
     bill = make_bill(setup, history)
     directory.write_recommendation(answer, bill)
-    picture = directory.path / "u_curves.png"
-    u_curves(history, answer, picture)
     warning = write_report(directory.path)
-    names = ("config.json", "recommendation.json", "trials.jsonl", "u_curves.png", "report.html")
+    names = ("config.json", "recommendation.json", "trials.jsonl", "u_curves.svg", "report.html")
     files = [path for name in names if (path := directory.path / name).exists()]
     mirrored = mirror.close(to_dict(answer), note(setup, answer, bill), files)
     lines = [
@@ -36,7 +34,7 @@ def conclude(setup: Setup, session: Session, mirror: Mirror, console: Console, b
         ("cost", bill["cost"]),
         ("wall time", duration(time.monotonic() - began)),
         ("report", warning or f"{directory.path / 'report.html'}"),
-        ("files", f"{directory.path}/ (trials.jsonl, recommendation.json, u_curves.png)"),
+        ("files", f"{directory.path}/ (trials.jsonl, recommendation.json, u_curves.svg)"),
         (
             "review",
             ui_command(mirror.run.uri) if mirrored else "MLflow lacks a part: --resume completes it",

@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from hpt.console.screen import duration, short
+from hpt.reports.numbers import duration, short
 from hpt.tracking.mirror import FinalMirror, FinalRun, ui_command
 from trainer.architecture.counts import flops_per_token, parameters, run_flops
 from trainer.checkpoints.saver import FOLDER

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
 
+from hpt.reports.numbers import duration, short
 from search.budget import Spending
 from search.execution.session import Session
 from search.execution.worker import Progress
@@ -19,23 +20,6 @@ from search.records import Proposal, Recommendation, Trial
 from search.strategy import Stage, wall_seconds
 
 PLAIN_EVERY = 15.0  # seconds between lines where the output is not a terminal
-
-
-def duration(seconds: float) -> str:
-    """75 -> '1 min 15 s'."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    if seconds < 3600:
-        return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
-    return f"{seconds / 3600:.1f} h"
-
-
-def short(number: float) -> str:
-    """1234567 -> '1.23M'."""
-    for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= limit:
-            return f"{number / limit:.3g}{unit}"
-    return f"{number:.3g}"
 
 
 def plan_table(stages: Sequence[Stage], slots: int, priced: bool, launch: float = 0.0) -> Table:

@@ -1,1 +1,1 @@
-"""Pages that people read: what a search or a final run found."""
+"""What a search or a run found, as pages, pictures and tables; begin with `gather`, then `page`."""

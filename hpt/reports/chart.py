@@ -1,15 +1,38 @@
-"""Charts as inline SVG: no library in the page, no network. Colours are the page's, so they follow light and dark."""
+"""One description of a chart, drawn as SVG: inline in a page, whose colours it follows, or in a file that stands alone.
+
+No library in the page, no network.
+"""
 
 from __future__ import annotations
 
 import math
+import re
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 
+from hpt.reports.numbers import written
+
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 12, 44
-COLOURS = 8  # --c0 ... --c7 of the page's style
+LIGHT = {
+    "bg": "#fff", "fg": "#1c2430", "soft": "#5b6675", "rule": "#dfe4ea", "panel": "#f6f8fa", "accent": "#c2410c",
+    "bad": "#b91c1c", "faint": "#b9c2cc", "c0": "#3b6fb6", "c1": "#d9542b", "c2": "#2f8f4e", "c3": "#a8860a",
+    "c4": "#8a4fb5", "c5": "#12869b", "c6": "#b8407f", "c7": "#6b7280",
+}  # fmt: skip
+DARK = {
+    "bg": "#14181e", "fg": "#e4e8ee", "soft": "#9aa5b3", "rule": "#2c343f", "panel": "#1c222b", "accent": "#fb923c",
+    "bad": "#f87171", "faint": "#475160", "c0": "#7aa9e6", "c1": "#f08a63", "c2": "#66c489", "c3": "#d9bb4a",
+    "c4": "#bd8fe0", "c5": "#5cc3d6", "c6": "#e584b4", "c7": "#a3adba",
+}  # fmt: skip
+COLOURS = 8  # c0 ... c7
+STYLE = """
+svg text{fill:var(--soft);font:11.5px system-ui,sans-serif}svg .label{fill:var(--fg);font-size:12.5px}
+svg .mark{fill:var(--accent);font-weight:600}.frame{fill:none;stroke:var(--rule)}
+.grid{stroke:var(--rule);stroke-width:.6}.band{fill:var(--accent);opacity:.1}
+line.answer{stroke:var(--accent);stroke-width:1.6;stroke-dasharray:6 3}
+"""
+KEY_LINE = 18  # px: a line of the legend in a file
 Points = Sequence[tuple[float, float]]
 
 
@@ -27,25 +50,13 @@ def even_ticks(low: float, high: float, about: int = 5) -> list[float]:
     return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def written(value: float) -> str:
-    """1200000 -> 1.2M; 0.0004 -> 4e-4."""
-    if value == 0:
-        return "0"
-    for limit, unit in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if abs(value) >= limit:
-            return f"{value / limit:.3g}{unit}"
-    if abs(value) < 0.01:
-        mantissa, _, exponent = f"{value:.2e}".partition("e")
-        return f"{float(mantissa):g}e{int(exponent)}"
-    return f"{value:.4g}"
-
-
 @dataclass
 class Chart:
     """Marks are clipped to the frame; ranges come from what is drawn unless given."""
 
     x_label: str
     y_label: str
+    title: str = ""
     x_log: bool = True
     y_log: bool = False
     width: int = 640
@@ -53,17 +64,23 @@ class Chart:
     x_range: tuple[float, float] | None = None
     y_range: tuple[float, float] | None = None
     _marks: list[tuple[str, Points, dict]] = field(default_factory=list)
-    _legend: list[tuple[str, int | str]] = field(default_factory=list)
+    _legend: list[tuple[str, int | str, bool]] = field(default_factory=list)
 
     def line(self, points: Points, colour: int | str, label: str = "", dash: bool = False, thin: bool = False) -> None:
         self._marks.append(("line", points, {"colour": colour, "dash": dash, "thin": thin}))
         self._name(label, colour)
 
     def dots(
-        self, points: Points, colour: int | str, titles: Sequence[str] = (), label: str = "", r: float = 3.5
+        self,
+        points: Points,
+        colour: int | str,
+        titles: Sequence[str] = (),
+        label: str = "",
+        r: float = 3.5,
+        hollow: bool = False,
     ) -> None:
-        self._marks.append(("dots", points, {"colour": colour, "titles": titles, "r": r}))
-        self._name(label, colour)
+        self._marks.append(("dots", points, {"colour": colour, "titles": titles, "r": r, "hollow": hollow}))
+        self._name(label, colour, hollow)
 
     def crosses(self, xs: Sequence[float], label: str) -> None:
         """At the upper edge: what diverged has no height."""
@@ -80,9 +97,9 @@ class Chart:
         """(x, low, high): intervals."""
         self._marks.append(("bars", [(x, v) for x, low, high in points for v in (low, high)], {"colour": colour}))
 
-    def _name(self, label: str, colour: int | str) -> None:
-        if label and (label, colour) not in self._legend:
-            self._legend.append((label, colour))
+    def _name(self, label: str, colour: int | str, hollow: bool = False) -> None:
+        if label and (label, colour, hollow) not in self._legend:
+            self._legend.append((label, colour, hollow))
 
     def _limits(self, axis: int, log: bool, given: tuple[float, float] | None) -> tuple[float, float]:
         if given is not None:
@@ -95,8 +112,19 @@ class Chart:
         pad = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
         return low - pad, high + pad
 
-    def svg(self, title: str) -> str:
-        """`title` is read to those who cannot see it."""
+    def figure(self) -> str:
+        """For a page; the title is read to those who cannot see the drawing."""
+        box = f'viewBox="0 0 {self.width} {self.height}" role="img"'
+        chart = f'<svg {box} aria-label="{escape(self.title, quote=True)}">{self._drawing()}</svg>'
+        items = "".join(
+            f'<span><i style="border-color:{_colour(c)};background:{"none" if hollow else _colour(c)}"></i>'
+            f"{escape(text)}</span>"
+            for text, c, hollow in self._legend
+        )
+        key = f'<div class="key">{items}</div>' if items else ""
+        return f"<figure>{chart}<figcaption>{escape(self.title)}{key}</figcaption></figure>"
+
+    def _drawing(self) -> str:
         x_range, y_range = self._limits(0, self.x_log, self.x_range), self._limits(1, self.y_log, self.y_range)
         right, bottom = self.width - RIGHT, self.height - BOTTOM
 
@@ -111,16 +139,14 @@ class Chart:
             return bottom - place(y, y_range, self.y_log) * (bottom - TOP)
 
         out = [self._frame(px, py, x_range, y_range, right, bottom)]
-        clip = f"clip{zlib.crc32(repr((title, self._marks)).encode())}"
+        clip = f"clip{zlib.crc32(repr((self.title, self._marks)).encode())}"
         window = f'<rect x="{LEFT}" y="{TOP}" width="{right - LEFT}" height="{bottom - TOP}"/>'
         out.append(f'<clipPath id="{clip}">{window}</clipPath>')
         out.append(f'<g clip-path="url(#{clip})">')
         for kind, points, style in self._marks:
             out.append(_MARKS[kind]([(px(x), py(y) if math.isfinite(y) else TOP) for x, y in points], style, bottom))
         out.append("</g>")
-        box = f'viewBox="0 0 {self.width} {self.height}" role="img"'
-        chart = f'<svg {box} aria-label="{escape(title, quote=True)}">{"".join(out)}</svg>'
-        return f"<figure>{chart}<figcaption>{escape(title)}{self._key()}</figcaption></figure>"
+        return "".join(out)
 
     def _frame(self, px, py, x_range, y_range, right, bottom) -> str:  # noqa: ANN001
         out = [f'<rect class="frame" x="{LEFT}" y="{TOP}" width="{right - LEFT}" height="{bottom - TOP}"/>']
@@ -135,14 +161,54 @@ class Chart:
         out.append(f'<text {label} transform="translate(14 {middle}) rotate(-90)">{escape(self.y_label)}</text>')
         return "".join(out)
 
-    def _key(self) -> str:
-        colours = ((text, _colour(colour)) for text, colour in self._legend)
-        items = "".join(f'<span><i style="background:{c}"></i>{escape(text)}</span>' for text, c in colours)
-        return f'<div class="key">{items}</div>' if items else ""
+    def legend_lines(self) -> list[list[tuple[int, str, str]]]:
+        """(x, text, how its dot is painted) of each entry, by line of a file's legend."""
+        lines: list[list[tuple[int, str, str]]] = []
+        x = self.width
+        for text, colour, hollow in self._legend:
+            wide = 30 + round(6.3 * len(text))
+            if x + wide > self.width:
+                lines.append([])
+                x = LEFT
+            lines[-1].append((x, text, _paint(colour, hollow)))
+            x += wide
+        return lines
+
+    def framed(self) -> tuple[str, int]:
+        """The title, the drawing and the legend as SVG, and their height, for a file."""
+        out = [f'<text class="label" x="{LEFT}" y="16">{escape(self.title)}</text>']
+        out.append(f'<g transform="translate(0 16)">{self._drawing()}</g>')
+        lines = self.legend_lines()
+        for row, line in enumerate(lines):
+            y = self.height + 16 + (row + 1) * KEY_LINE - 5
+            for x, text, paint in line:
+                out.append(f'<circle cx="{x + 5}" cy="{y - 4}" r="4.5" {paint}/>')
+                out.append(f'<text x="{x + 14}" y="{y}">{escape(text)}</text>')
+        return "".join(out), self.height + 16 + KEY_LINE * len(lines) + 6
+
+
+def picture(charts: Sequence[Chart], columns: int = 1) -> bytes:
+    """An SVG file that stands alone, in the light colours: charts side by side, then one below the other."""
+    out, y, width = [], 0, 0
+    for i in range(0, len(charts), columns):
+        row, x, high = charts[i : i + columns], 0, 0
+        for chart in row:
+            drawn, height = chart.framed()
+            out.append(f'<g transform="translate({x} {y})">{drawn}</g>')
+            x, high = x + chart.width, max(high, height)
+        y, width = y + high, max(width, x)
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {y}" width="{width}" height="{y}">'
+    drawn = f'<style>{STYLE}</style><rect width="{width}" height="{y}" fill="var(--bg)"/>{"".join(out)}</svg>'
+    return (head + re.sub(r"var\(--(\w+)\)", lambda name: LIGHT[name[1]], drawn)).encode()
 
 
 def _colour(colour: int | str) -> str:
     return f"var(--c{colour % COLOURS})" if isinstance(colour, int) else f"var(--{colour})"
+
+
+def _paint(colour: int | str, hollow: bool) -> str:
+    shade = _colour(colour)
+    return f'fill="var(--bg)" stroke="{shade}" stroke-width="1.5"' if hollow else f'fill="{shade}"'
 
 
 def _line(points: Points, style: dict, _: float) -> str:
@@ -154,9 +220,9 @@ def _line(points: Points, style: dict, _: float) -> str:
 
 def _dots(points: Points, style: dict, _: float) -> str:
     titles = [f"<title>{escape(t)}</title>" for t in style["titles"]] or [""] * len(points)
-    fill = _colour(style["colour"])
+    paint = _paint(style["colour"], style["hollow"])
     return "".join(
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{style["r"]}" fill="{fill}">{t}</circle>'
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{style["r"]}" {paint}>{t}</circle>'
         for (x, y), t in zip(points, titles, strict=True)
     )
 

@@ -1,4 +1,4 @@
-"""The charts of a search and of a final run."""
+"""Which charts show a search and a final run; `search_charts` names them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hpt.console.screen import short
+from hpt.reports.chart import Chart
 from hpt.reports.gather import Found
 from hpt.reports.laws import Axis, Law, laws
-from hpt.reports.svg import Chart, written
+from hpt.reports.numbers import short, written
 from search.evidence.cells import Cell
 from search.records import Trial
 
@@ -18,11 +18,11 @@ CURVES = 7  # cells and trials drawn in colours of their own
 INTERVAL = 1.645
 
 
-def u_curves(found: Found) -> str:
+def u_curves(found: Found) -> Chart | None:
     """Loss against lr, a curve a cell; those at the longest horizons in colour, the rest in grey."""
     cells = sorted((c for c in found.cells if c.losses), key=lambda c: (c.horizon * c.n_non_embedding, c.horizon))
     if not cells:
-        return ""
+        return None
     chart = Chart("peak learning rate", "validation loss (nats a token)")
     if found.interval90:
         chart.band(*found.interval90)
@@ -41,7 +41,8 @@ def u_curves(found: Found) -> str:
     lrs = [t.lr for t in found.trials if t.loss is not None and t.loss <= chart.y_range[1]] + diverged
     lrs += [*(found.interval90 or ()), *([found.lr] if found.lr else [])]
     chart.x_range = (min(lrs) / 1.3, max(lrs) * 1.3)
-    return chart.svg("Loss against learning rate for each size and number of tokens; dashed: the fitted valley")
+    chart.title = "Loss against learning rate for each size and number of tokens; dashed: the fitted valley"
+    return chart
 
 
 def _sorted(cell: Cell) -> list[tuple[float, float]]:
@@ -59,7 +60,7 @@ def _valley(chart: Chart, cell: Cell, colour: int) -> None:
         chart.line(list(zip(np.exp(x), optimum.loss + optimum.excess(x), strict=True)), colour, dash=True, thin=True)
 
 
-def best_lr(found: Found) -> list[str]:
+def best_lr(found: Found) -> list[Chart]:
     """The optimum of each cell against N and against D, where there is more than one of them; the target beside."""
     out = []
     axes: tuple[tuple[Axis, str, Callable[[Cell], int], int], ...] = (
@@ -89,7 +90,8 @@ def best_lr(found: Found) -> list[str]:
             if found.interval90:
                 chart.bars([(at, *found.interval90)], "accent")
             chart.dots([(at, found.lr)], "accent", ["the target"], "recommended for the target", r=6)
-        out.append(chart.svg(f"Best learning rate against {name}"))
+        chart.title = f"Best learning rate against {name}"
+        out.append(chart)
     return out
 
 
@@ -106,16 +108,16 @@ def _ends(log_lr: float, sd: float) -> tuple[float, float]:
     return math.exp(log_lr - INTERVAL * sd), math.exp(log_lr + INTERVAL * sd)
 
 
-def rungs(found: Found) -> str:
+def rungs(found: Found) -> Chart | None:
     """Who was promoted: each trial at its horizon and lr, joined to the one it continues."""
     by_id = {t.id: t for t in found.trials}
     children = [t for t in found.trials if t.parent in by_id]
     if not children:
-        return ""
+        return None
     chart = Chart("tokens at which it was measured", "peak learning rate", y_log=True, height=320)
     brackets = list(dict.fromkeys(t.tags.get("bracket") for t in found.trials if "bracket" in t.tags))
     if not brackets:  # trunks shared for another reason
-        return ""
+        return None
     for i, bracket in enumerate(brackets):
         mine = [t for t in found.trials if t.tags.get("bracket") == bracket]
         for t in mine:
@@ -130,22 +132,24 @@ def rungs(found: Found) -> str:
         chart.line(
             [(min(t.horizon for t in found.trials), found.lr), (found.target.tokens, found.lr)], "accent", dash=True
         )
-    return chart.svg("Brackets and rungs: a line goes on to the right where a trial was promoted; dashed: recommended")
+    chart.title = "Brackets and rungs: a line goes on to the right where a trial was promoted; dashed: recommended"
+    return chart
 
 
-def learning_curves(found: Found) -> str:
+def learning_curves(found: Found) -> Chart | None:
     """Validation loss on the way of the best trials of the longest horizons, with their minima."""
     having = [t for t in found.trials if len(t.curve) + len(t.train_curve) > 3 and t.loss is not None]
     chosen = sorted(having, key=lambda t: (-t.horizon, t.loss))[:CURVES]
     if not chosen:
-        return ""
+        return None
     chart = Chart("training tokens", "loss (nats a token)", x_log=False)
     for i, t in enumerate(chosen):
         _curve(chart, t, i)
     lows = [t.loss for t in chosen if t.loss is not None]
     highs = [v for t in chosen for _, v in t.train_curve[len(t.train_curve) // 4 :]]
     chart.y_range = (min(lows) - 0.1, max([*highs, *lows]) + 0.1)
-    return chart.svg("Training loss of the best trials at the longest horizons; dots: validation loss")
+    chart.title = "Training loss of the best trials at the longest horizons; dots: validation loss"
+    return chart
 
 
 def _curve(chart: Chart, trial: Trial, colour: int) -> None:
@@ -157,7 +161,7 @@ def _curve(chart: Chart, trial: Trial, colour: int) -> None:
     chart.dots([(at, low)], colour, [f"lowest of {label}: {low:.4f}"], r=5.5)
 
 
-def final_run(result: dict) -> list[str]:
+def final_run(result: dict) -> list[Chart]:
     """Loss, lr, gradient norm and zero-shot scores of a final run against tokens."""
     out, loss = [], Chart("training tokens", "loss (nats a token)", x_log=False)
     train, val = result.get("train_curve", []), result.get("curve", [])
@@ -169,16 +173,26 @@ def final_run(result: dict) -> list[str]:
     late = [v for _, v in train[len(train) // 20 :]] + [v for _, v in val]
     if late:
         loss.y_range = (min(late) - 0.1, max(late) + 0.1)
-        out.append(loss.svg("Loss of the final run; the large dot is the lowest validation loss"))
+        loss.title = "Loss of the final run; the large dot is the lowest validation loss"
+        out.append(loss)
     for key, label in (("lr_curve", "learning rate"), ("grad_norm_curve", "gradient norm before clipping")):
         if points := result.get(key):
             chart = Chart("training tokens", label, x_log=False, height=220)
             chart.line(points, 2)
-            out.append(chart.svg(label[0].upper() + label[1:]))
+            chart.title = label[0].upper() + label[1:]
+            out.append(chart)
     names = list(dict.fromkeys(name for _, scores in result.get("scores", []) for name in scores))
     if names:
         chart = Chart("training tokens", "accuracy", x_log=False, height=260)
         for i, name in enumerate(names):
             chart.line([(t, s[name]) for t, s in result["scores"] if name in s], i, name)
-        out.append(chart.svg("Zero-shot scores on the way"))
+        chart.title = "Zero-shot scores on the way"
+        out.append(chart)
     return out
+
+
+def search_charts(found: Found) -> dict[str, Chart]:
+    """Those that there is something to draw on, by the name of their file."""
+    drawn = {"u_curves": u_curves(found), "learning_curves": learning_curves(found), "rungs": rungs(found)}
+    moves = {"best_lr_" + chart.title.rsplit(" ", 1)[-1]: chart for chart in best_lr(found)}
+    return {name: chart for name, chart in (drawn | moves).items() if chart is not None}

@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from hpt.reports.chart import DARK, LIGHT, Chart
+from hpt.reports.chart import STYLE as DRAWN
 from hpt.reports.charts import best_lr, final_run, learning_curves, rungs, u_curves
 from hpt.reports.gather import FinalFound, Found
 from hpt.reports.text import (
@@ -20,25 +22,24 @@ from hpt.reports.text import (
     trial_rows,
 )
 
-STYLE = """
-:root{--bg:#fff;--fg:#1c2430;--soft:#5b6675;--rule:#dfe4ea;--panel:#f6f8fa;--accent:#c2410c;--bad:#b91c1c;--faint:#b9c2cc;
---c0:#3b6fb6;--c1:#d9542b;--c2:#2f8f4e;--c3:#a8860a;--c4:#8a4fb5;--c5:#12869b;--c6:#b8407f;--c7:#6b7280}
-@media (prefers-color-scheme:dark){:root{--bg:#14181e;--fg:#e4e8ee;--soft:#9aa5b3;--rule:#2c343f;--panel:#1c222b;
---accent:#fb923c;--bad:#f87171;--faint:#475160;--c0:#7aa9e6;--c1:#f08a63;--c2:#66c489;--c3:#d9bb4a;--c4:#bd8fe0;
---c5:#5cc3d6;--c6:#e584b4;--c7:#a3adba}}
+
+def _root(colours: dict[str, str]) -> str:
+    return ":root{" + ";".join(f"--{name}:{value}" for name, value in colours.items()) + "}"
+
+
+STYLE = (
+    f"{_root(LIGHT)}@media (prefers-color-scheme:dark){{{_root(DARK)}}}{DRAWN}"
+    + """
 *{box-sizing:border-box}body{margin:0;background:var(--bg);color:var(--fg);font:16px/1.5 system-ui,sans-serif}
 main{max-width:1080px;margin:0 auto;padding:24px 18px 60px}h1{font-size:1.5rem;line-height:1.25;margin:.2em 0}
 h2{font-size:1.1rem;margin:2em 0 .5em;border-bottom:1px solid var(--rule);padding-bottom:.25em}
 p{margin:.5em 0;max-width:46em}.soft{color:var(--soft)}.answer{font-size:1.15rem}.answer b{color:var(--accent)}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:14px}
 figure{margin:0;background:var(--panel);border:1px solid var(--rule);border-radius:8px;padding:10px}
-svg{width:100%;height:auto;display:block;font:11.5px system-ui,sans-serif}svg text{fill:var(--soft)}
-svg .label{fill:var(--fg);font-size:12.5px}svg .mark{fill:var(--accent);font-weight:600}
-.frame{fill:none;stroke:var(--rule)}.grid{stroke:var(--rule);stroke-width:.6}.band{fill:var(--accent);opacity:.1}
-line.answer{stroke:var(--accent);stroke-width:1.6;stroke-dasharray:6 3}
+svg{width:100%;height:auto;display:block}
 figcaption{font-size:.86rem;color:var(--soft);margin-top:6px}
 .key{margin-top:4px;display:flex;flex-wrap:wrap;gap:2px 14px}
-.key i{display:inline-block;width:10px;height:10px;border-radius:5px;margin-right:5px}
+.key i{display:inline-block;width:10px;height:10px;border:2px solid;border-radius:5px;margin-right:5px}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-size:.88rem;font-variant-numeric:tabular-nums;min-width:50%}
 th,td{padding:3px 10px;text-align:right;border-bottom:1px solid var(--rule);white-space:nowrap}
 th:first-child,td:first-child,.facts td{text-align:left}
@@ -47,6 +48,7 @@ th[aria-sort=ascending]::after{content:" \\2191"}th[aria-sort=descending]::after
 code,pre{font:13px/1.5 ui-monospace,monospace;background:var(--panel);border-radius:5px}code{padding:1px 4px}
 pre{padding:10px 12px;overflow-x:auto;border:1px solid var(--rule);white-space:pre-wrap}ul{padding-left:1.2em}
 """
+)
 SCRIPT = """
 document.querySelectorAll('.sortable').forEach(t=>t.querySelectorAll('th').forEach((h,i)=>h.addEventListener('click',()=>{
 const up=h.getAttribute('aria-sort')!=='ascending';t.querySelectorAll('th').forEach(x=>x.removeAttribute('aria-sort'));
@@ -84,7 +86,7 @@ def final_page(found: FinalFound) -> str:
     return _page(f"{found.path.name}: final run", "".join(parts))
 
 
-def ablation_page(verdicts: dict[str, str], charts: Sequence[str]) -> str:
+def ablation_page(verdicts: dict[str, str], charts: Sequence[Chart]) -> str:
     lines = _list(f"<b>{escape(name)}</b>: {escape(sentence)}" for name, sentence in verdicts.items())
     return _page("Ablation", lines + _charts("With scale", charts))
 
@@ -101,8 +103,8 @@ def _section(title: str, body: str) -> str:
     return f"<h2>{escape(title)}</h2>{body}" if body else ""
 
 
-def _charts(title: str, charts: Sequence[str]) -> str:
-    drawn = [c for c in charts if c]
+def _charts(title: str, charts: Sequence[Chart | None]) -> str:
+    drawn = [chart.figure() for chart in charts if chart]
     return _section(title, f'<div class="charts">{"".join(drawn)}</div>' if drawn else "")
 
 

@@ -6,9 +6,8 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from hpt.console.screen import duration, short
 from hpt.reports.gather import FinalFound, Found
-from hpt.reports.svg import written
+from hpt.reports.numbers import duration, short, written
 from search.transfer.outlook import outlook, untried
 from trainer.architecture.counts import parameters, run_flops
 
@@ -197,7 +196,7 @@ def markdown(found: Found, pictures: Sequence[str]) -> str:
     sentence, notes = headline(found)
     plain = sentence.replace("<b>", "**").replace("</b>", "**").replace("&nbsp;", " ")
     out = [f"# {found.path.name}: learning rate", run_sentence(found), plain, *(f"- {note}" for note in notes)]
-    out += [f"\n![{name.removesuffix('.png').replace('_', ' ')}]({name})" for name in pictures]
+    out += [f"\n![{name.removesuffix('.svg').replace('_', ' ')}]({name})" for name in pictures]
     if law := found.answer.get("law"):
         out += ["\n## The law", law, *(f"- not used: {name} ({why})" for name, why in found.answer.get("rejected", ()))]
     out += ["\n## The bill", _md(*bill_rows(found)), "\n## What was not tried", *outlook_lines(found)]

@@ -11,7 +11,7 @@ import json
 import math
 from typing import Any
 
-from hpt.console.screen import short
+from hpt.reports.numbers import short
 from search.records import Trial
 from trainer.architecture.counts import parameters
 from trainer.config import RunConfig

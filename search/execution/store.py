@@ -10,9 +10,9 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from search.records import Recommendation, Trial
-from trainer.checkpoints.file import disk_error, write_atomic
 from trainer.config import to_dict
 from trainer.errors import UserError
+from trainer.files import disk_error, write_atomic
 
 
 class SearchDir:

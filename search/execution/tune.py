@@ -79,7 +79,7 @@ def resources(gpu: bool) -> dict[str, float]:
 def calibrate_shapes(
     runs: list[RunConfig], data: Prepared, gpu: bool, threads: int, pack: int | None
 ) -> tuple[list[Calibration], float]:
-    """Twenty steps of each run, one after the other, where trials will run; packs as trainer.cohorts.calibrate has them.
+    """Twenty steps of each run, one after the other, where trials will run; packs as trainer.cohorts has them.
 
     Also the seconds that a worker took to start: its process, its imports and what is cold at first.
     """

@@ -7,8 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from trainer.checkpoints.file import write_atomic
 from trainer.errors import UserError
+from trainer.files import write_atomic
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,13 @@ import tiktoken
 import torch
 
 from trainer.architecture.model import Transformer
-from trainer.checkpoints.file import load_checkpoint, newest_first, write_atomic
+from trainer.checkpoints.file import load_checkpoint, newest_first
 from trainer.config import RunConfig, from_dict
 from trainer.data import Prepared
 from trainer.data.tokenizer import load_tokenizer
 from trainer.devices import pick_device
 from trainer.errors import UserError
+from trainer.files import write_atomic
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,8 @@
 """A cohort: runs that differ only in values that leave tensor shapes alone, in lock step on the same batches.
 
-Fused it is one batched program (trainer.cohorts.fused), which keeps a GPU busy with models too small to do so alone. In turn
-its members share a warm process and nothing else: on a CPU that is the faster way from about 0.4M parameters on, where
-calls no longer cost more than what they compute.
+Fused it is one batched program (trainer.cohorts.fused), which keeps a GPU busy with models too small to do so alone. In
+turn its members share a warm process and nothing else: on a CPU that is the faster way from about 0.4M parameters on,
+where calls no longer cost more than what they compute.
 """
 
 from __future__ import annotations

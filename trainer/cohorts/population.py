@@ -1,7 +1,7 @@
 """The forward pass of several models of one shape as one batched program: an explicit population axis.
 
-Shapes as in trainer.architecture.model, and P members. Weights are stacked [P, ...] under the names of `Transformer`; activations
-are [P, B T, C]; linear layers are batched products, attention takes the members as further sequences.
+Shapes as in trainer.architecture.model, and P members. Weights are stacked [P, ...] under the names of `Transformer`;
+activations are [P, B T, C]; linear layers are batched products, attention takes the members as further sequences.
 """
 
 from __future__ import annotations

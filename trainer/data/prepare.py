@@ -15,7 +15,6 @@ import numpy as np
 import tiktoken
 from filelock import FileLock
 
-from trainer.checkpoints.file import write_atomic
 from trainer.config import DataConfig
 from trainer.data.corpus import corpus_files, documents, held_out_rank
 from trainer.data.fetch import CORPORA
@@ -23,6 +22,7 @@ from trainer.data.folders import cache_dir as cache_dir
 from trainer.data.shards import read_shard, write_shard
 from trainer.data.tokenizer import END_OF_TEXT, bpe_size, load_tokenizer, train_tokenizer
 from trainer.errors import UserError
+from trainer.files import write_atomic
 
 FORMAT = 2  # of the cache; a change of anything below that alters shards raises it
 HELD_OUT = 0.05  # of the documents, or more where val_tokens need it

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.checkpoints.file import disk_error
 from trainer.errors import UserError
+from trainer.files import disk_error
 
 HEADER = 256  # int32 values
 KINDS = {20240520: (1, np.dtype("<u2")), 20240801: (7, np.dtype("<u4"))}

@@ -12,8 +12,8 @@ import tiktoken
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from trainer.checkpoints.file import write_atomic
 from trainer.errors import UserError
+from trainer.files import write_atomic
 
 END_OF_TEXT = "<|endoftext|>"
 # GPT-2's splitting (Radford et al. 2019, encoder.py).

@@ -18,10 +18,10 @@ from typing import Any
 
 import zstandard
 
-from trainer.checkpoints.file import disk_error
 from trainer.data.corpus import open_text
 from trainer.data.prepare import cache_dir
 from trainer.errors import UserError
+from trainer.files import disk_error
 
 TIMEOUT = 30.0  # seconds without a byte
 BLOCK = 2**16

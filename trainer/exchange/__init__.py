@@ -9,13 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from trainer.checkpoints.file import checkpoint_path, save_checkpoint, write_atomic
+from trainer.checkpoints.file import checkpoint_path, save_checkpoint
 from trainer.checkpoints.trained import Trained, open_trained
 from trainer.config import to_dict
 from trainer.data.tokenizer import NAMED, load_tokenizer, to_json
 from trainer.errors import UserError
 from trainer.exchange import huggingface, llmc, torchfile
 from trainer.exchange.plain import Plain, check, fold, tokenizer_name
+from trainer.files import write_atomic
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from trainer.checkpoints.file import write_atomic
 from trainer.config import DataConfig, ModelConfig, RunConfig
 from trainer.errors import UserError
 from trainer.exchange import tokenizer_json
 from trainer.exchange.plain import Plain, tokenizer_name
+from trainer.files import write_atomic
 
 # (ours, theirs, whether theirs is the transpose: GPT-2's Conv1D)
 GPT2 = (

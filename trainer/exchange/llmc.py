@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.checkpoints.file import write_atomic
 from trainer.config import DataConfig, ModelConfig, RunConfig
 from trainer.errors import UserError
 from trainer.exchange.plain import UNKNOWN, Plain
+from trainer.files import write_atomic
 
 MAGIC = 20240326
 VERSIONS = {3: torch.float32, 5: torch.bfloat16}

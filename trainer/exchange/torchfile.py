@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
-from trainer.checkpoints.file import write_atomic
 from trainer.config import RunConfig, from_dict, to_dict
 from trainer.data.tokenizer import from_json, to_json
 from trainer.errors import UserError
 from trainer.exchange.plain import Plain
+from trainer.files import write_atomic
 
 
 def found(path: Path) -> bool:
