@@ -33,10 +33,10 @@ def main(argv: Sequence[str]) -> int:
     console = config.console()
     began = time.monotonic()
     setup = make_ready(config, resumed, console)
-    from search.execution.tune import ray_session  # Ray takes its time to import: bad input is told before
+    from trainer.local_ray import ray_session  # Ray takes its time to import: bad input is told before
 
     with console.status("starting Ray"):
-        ray = ray_session(setup.slots.count, setup.slots.gpu)
+        ray = ray_session(setup.slots.count, setup.slots.count if setup.slots.gpu else 0)
         ray.__enter__()
     try:
         return search(setup, console, began)

@@ -23,7 +23,7 @@ def test_sweep_draws_and_goes_on_from_what_is_kept(tmp_path: Path, capsys: pytes
     assert "2 of 12 runs" in capsys.readouterr().out
     again = [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()]
     assert again == [json.loads(line) for line in first.splitlines()]
-    assert (tmp_path / "widths.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "widths.svg").read_text().count("<clipPath") == 2
 
 
 def test_planted_optima_give_the_slope() -> None:

@@ -10,6 +10,7 @@ import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -105,10 +106,11 @@ def test_five_hundred_trials_make_a_small_page_soon(tmp_path: Path) -> None:
 
 def test_markdown_and_latex(tmp_path: Path) -> None:
     path = search(tmp_path / "s", trials(30), ANSWER)
-    (path / "u_curves.png").write_bytes(b"x")
     assert report.main([str(path), "--format", "md"]) == report.main([str(path), "--format", "latex"]) == 0
     text = (path / "report.md").read_text()
-    assert "**0.004**" in text and "![u curves](u_curves.png)" in text and text.count("| t00") == 30
+    assert "**0.004**" in text and "![u curves](u_curves.svg)" in text and text.count("| t00") == 30
+    ElementTree.parse(path / "u_curves.svg")  # whole and well-formed
+    assert "var(" not in (path / "u_curves.svg").read_text()
     tex = (path / "report.tex").read_text()
     assert tex.count(r"\begin{tabular}") == 2 and r"\% of the final run" in tex and " % " not in tex
 

@@ -23,7 +23,7 @@ from search.shapes.ladder import model_of
 from search.shapes.menu import point
 from search.strategies.transfer import Transfer
 from search.strategy import Done
-from search.transfer.belief import longer
+from search.transfer.choosing import longer
 from trainer.architecture.counts import parameters, run_flops
 from trainer.config import RunConfig
 from trainer.errors import UserError

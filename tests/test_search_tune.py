@@ -17,6 +17,7 @@ from search.execution.store import SearchDir
 from search.records import History, Problem, Proposal, Trial
 from search.strategy import Done
 from trainer.data.synthetic import random_data
+from trainer.local_ray import ray_session
 
 SLOTS = 2
 
@@ -46,7 +47,7 @@ def test_slots_keep_their_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     run, ended = smallest(), list[Trial]()
     problem = Problem(target=run, budget=Budget(flops=1e30), cost=CostModel())
     session = Session(strategy=Rungs(trials=30), problem=problem)
-    with random_data(run.model.vocabulary, 1024) as data, tune.ray_session(SLOTS, gpu=False):
+    with random_data(run.model.vocabulary, 1024) as data, ray_session(SLOTS, 0):
         over = tune.execute(
             session, SearchDir(tmp_path), data, slots=SLOTS, gpu=False, threads=1,
             on_progress=lambda proposal, progress: None, on_trial=ended.append,

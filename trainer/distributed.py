@@ -8,8 +8,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from ray.train.torch import TorchTrainer, get_device
 from trainer.config import from_dict, to_dict
 from trainer.errors import UserError
 from trainer.final import Plan, Row
+from trainer.local_ray import ray_session
 
 POLL_SECONDS = 0.5
 
@@ -61,7 +61,7 @@ def run_on_ray(plan: Plan, cluster: Cluster, on_row: Callable[[Row], None], say:
 
     Ray must be running, or is started on this machine.
     """
-    with _session(cluster):
+    with ray_session(cluster.most or cluster.workers, (cluster.most or cluster.workers) if cluster.gpu else 0):
         board = ray.remote(num_cpus=0)(_Board).remote()
         over, errors = threading.Event(), list[str]()
         listener = threading.Thread(target=_listen, args=(board, on_row, say, errors, over), daemon=True)
@@ -73,28 +73,6 @@ def run_on_ray(plan: Plan, cluster: Cluster, on_row: Callable[[Row], None], say:
             listener.join(timeout=30)
     if errors:
         raise UserError(errors[0])
-
-
-@contextmanager
-def _session(cluster: Cluster) -> Iterator[None]:
-    """The cluster in RAY_ADDRESS, or of the job that this is; else a local one on loopback, gone afterwards."""
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "configure_logging": True}
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet)
-    else:
-        most = cluster.most or cluster.workers
-        ray.init(
-            address="local",
-            num_cpus=most,
-            num_gpus=most if cluster.gpu else 0,
-            include_dashboard=False,
-            object_store_memory=128 * 2**20,
-            **quiet,
-        )
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def _fit(plan: Plan, cluster: Cluster, board: Any) -> None:

@@ -45,7 +45,8 @@ def smallest() -> RunConfig:
 
 def measure(options: Options) -> list[Row]:
     """The first trials wait for their worker processes to start; so the rest are counted from when they ended."""
-    from search.execution.tune import execute, ray_session
+    from search.execution.tune import execute
+    from trainer.local_ray import ray_session
 
     count, slots = (12 if options.quick else 400), usable_cpus()
     run, ended = smallest(), list[tuple[float, Trial]]()
@@ -53,7 +54,7 @@ def measure(options: Options) -> list[Row]:
     session = Session(strategy=Empty(trials=count), problem=problem)
     with random_data(run.model.vocabulary, 1024) as data, tempfile.TemporaryDirectory(prefix="hpt-bench-") as folder:
         began = time.perf_counter()
-        with ray_session(slots, gpu=False):
+        with ray_session(slots, 0):
             started = time.perf_counter()
             execute(
                 session,

@@ -70,12 +70,13 @@ def run_ours(
     target: RunConfig, data: Prepared, strategy: Hyperband, slots: int, gpu: bool
 ) -> tuple[list[Trial], float]:
     """What ended, and seconds with Ray's start."""
-    from search.execution.tune import execute, ray_session
+    from search.execution.tune import execute
+    from trainer.local_ray import ray_session
 
     session = Session(strategy=strategy, problem=problem_of(target))
     ended: list[Trial] = []
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="hpt-bench-") as folder, ray_session(slots, gpu):
+    with tempfile.TemporaryDirectory(prefix="hpt-bench-") as folder, ray_session(slots, slots if gpu else 0):
         execute(
             session,
             SearchDir(Path(folder)),
@@ -91,10 +92,10 @@ def run_ours(
 
 def run_theirs(trials: Sequence[Trial], data: Prepared, slots: int, gpu: bool) -> tuple[list[float | None], float]:
     from hpt.benches.plain_tune import run_plain
-    from search.execution.tune import ray_session
+    from trainer.local_ray import ray_session
 
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="hpt-bench-") as folder, ray_session(slots, gpu):
+    with tempfile.TemporaryDirectory(prefix="hpt-bench-") as folder, ray_session(slots, slots if gpu else 0):
         losses = run_plain(trials, data, gpu=gpu, threads=1, scratch=folder)
     return losses, time.perf_counter() - began
 

@@ -10,8 +10,7 @@ import os
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -43,32 +42,6 @@ for name in ("ray.tune.execution.experiment_state", "ray.tune.tune"):
 POLL_SECONDS = 1.0  # a trial reports its progress about this often
 IDLE_SECONDS = 0.05  # and asks this often for its next job
 START_SECONDS = 60.0  # longer is not waited for a process that starts: its node may be gone
-
-
-@contextmanager
-def ray_session(slots: int, gpu: bool) -> Iterator[None]:
-    """Ray for the life of the block: the cluster in RAY_ADDRESS when there is one, else a local one, quiet and
-    on loopback, gone afterwards."""
-    quiet: dict[str, Any] = {
-        "log_to_driver": False,
-        "logging_level": "error",
-        "configure_logging": True,
-    }
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(**quiet)
-    else:
-        ray.init(
-            address="local",
-            num_cpus=slots,
-            num_gpus=slots if gpu else 0,
-            include_dashboard=False,
-            object_store_memory=128 * 2**20,
-            **quiet,
-        )
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def resources(gpu: bool) -> dict[str, float]:
