@@ -44,6 +44,13 @@ class CompareConfig(cli.Common):
     as many of each kind that nobody could answer. 200 show whether 90 % intervals hold in 85 to 95 %."""
     columns: Columns = field(default_factory=Columns)
     """Which column holds what."""
+    context: int | None = None
+    """Tokens of a sequence, where the table counts batches in sequences; None: 2048 for a column called bs, else the
+    batch is in tokens."""
+    loss_cap: float | None = None
+    """A run that ended above this loss diverged; None: above 1.3 times the lowest of its cell, at an lr above its."""
+    curves: Path | None = None
+    """A second file of (run, tokens, loss): loss curves, on which strategies that stop runs early are replayed too."""
     rules: Annotated[Rules, tyro.conf.arg(name="")] = field(default_factory=Rules)
     """What is asked of whom."""
     strategies: tuple[str, ...] = ()
@@ -111,11 +118,15 @@ def posed(config: CompareConfig, console: Console) -> list[Case]:
     if config.table is None:
         garden = Garden.of(config.planted)
         return [PlantedCase(name, planted, config.rules) for name, planted in garden.problems()]
-    world = World(load_table(config.table, config.columns), noise=config.noise)
-    for note in world.table.notes:
-        console.print(f"{world.table.name}: {note}")
+    table = load_table(
+        config.table, config.columns, context=config.context, loss_cap=config.loss_cap, curves=config.curves
+    )
+    world = World(table, noise=config.noise)
+    cases, dropped = targets(world, config.rules)
+    for note in (*table.notes, *dropped):
+        console.print(f"{table.name}: {note}")
     console.print(f"{len(world.table.cells)} cells (N, D, batch); noise of a run {world.sd:.3%} of its loss")
-    return targets(world, config.rules)
+    return list[Case](cases)
 
 
 def write(rows: list[Result] | list[Line], path: Path) -> None:

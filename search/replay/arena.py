@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal, Protocol
 
 from search.records import History, Problem, Recommendation
-from search.replay.contenders import Needs, Where, contender, searching_batch
+from search.replay.contenders import Contender, Needs, contender, searching_batch
 from search.replay.planted import Planted
-from search.replay.problems import Holdout, direct_problem, problem_for
+from search.replay.problems import USUAL, Holdout, direct_problem, problem_for
 from search.replay.table import Table
 from search.replay.truth import Truth, Valley
 from search.replay.world import Answers, World, replay
@@ -69,7 +69,7 @@ class Result:
     judged: bool
     """False: no answer, or one outside the target's recorded lrs, where nothing is known."""
     outcome: Literal["answered", "refused", "unable"]
-    """unable: the strategy cannot work with this budget or these proxies, and says so before any trial."""
+    """unable: no answer and not one trial, for this budget or these proxies do not allow it."""
     trials: int
     cost: float
     """Share of the target's FLOPs that was spent."""
@@ -113,7 +113,12 @@ class Case(Protocol):
     def serves(self) -> tuple[Needs, ...]: ...
     @property
     def hopeless(self) -> str: ...
-    def pose(self, where: Where, share: float, seed: int) -> tuple[Problem, Answers]: ...
+    @property
+    def first(self) -> float:
+        """Share of a run from which the world tells the loss of one cut short."""
+        ...
+
+    def pose(self, who: Contender, share: float, seed: int) -> tuple[Problem, Answers]: ...
 
 
 @dataclass(frozen=True)
@@ -133,20 +138,36 @@ class TableCase:
     def key(self) -> tuple[int, int, int]:
         return self.world.key(self.target)
 
-    @cached_property
+    @property
     def truth(self) -> TableTruth:
+        return self._truth
+
+    @cached_property
+    def _truth(self) -> TableTruth:
         return TableTruth(self.world.table, self.key, self.rules.search == "lr,batch")
 
     @property
     def serves(self) -> tuple[Needs, ...]:
-        return ("whole runs",)
+        return ("whole runs", "curves") if self.first <= 0.5 else ("whole runs",)
 
-    def pose(self, where: Where, share: float, seed: int) -> tuple[Problem, Answers]:
+    @property
+    def first(self) -> float:
+        return self._first
+
+    @cached_property
+    def _first(self) -> float:
+        """Of the target's own curves, or of its proxies' where those begin later and any tell."""
+        problem = problem_for(self.world, self.target, share=1.0, holdout=self.rules.holdout or "size")
+        own = self.world.earliest(self.target) / self.target.tokens
+        shares = [self.world.earliest(run) / run.tokens for run in problem.proxies or ()]
+        return max([own, *(share for share in shares if share <= 0.5)])
+
+    def pose(self, who: Contender, share: float, seed: int) -> tuple[Problem, Answers]:
         world = replace(self.world, noise=self.world.sd, seed=seed)
-        if where == "target":
+        if who.where == "target":
             return direct_problem(world, self.target, share=share, seed=seed), world
-        holdout = self.rules.holdout or "size"
-        return problem_for(world, self.target, share=share, holdout=holdout, seed=seed), world
+        holdout, lrs = self.rules.holdout or "size", USUAL if who.knows else None
+        return problem_for(world, self.target, share=share, holdout=holdout, seed=seed, lr_range=lrs), world
 
 
 @dataclass(frozen=True)
@@ -200,6 +221,7 @@ class PlantedCase:
     planted: Planted
     rules: Rules
     serves: tuple[Needs, ...] = ("whole runs", "curves", "any run")
+    first: float = 0.0
 
     @property
     def hopeless(self) -> str:
@@ -217,28 +239,55 @@ class PlantedCase:
     def truth(self) -> Truth:
         return self.planted.truth(self.rules.search == "lr,batch")
 
-    def pose(self, where: Where, share: float, seed: int) -> tuple[Problem, Answers]:
+    def pose(self, who: Contender, share: float, seed: int) -> tuple[Problem, Answers]:
         world = replace(self.planted, seed=self.planted.seed + 1000 * seed)
-        problem = world.problem(share, menu=self.rules.holdout == "size" and where == "proxies")
+        problem = world.problem(share, menu=self.rules.holdout == "size" and who.where == "proxies")
         return problem, world
 
 
-def targets(world: World, rules: Rules) -> list[Case]:
-    """The runs to be predicted, each with something smaller in the table."""
-    table, found, holdout = world.table, [], rules.holdout or "size"
+def targets(world: World, rules: Rules) -> tuple[list[TableCase], list[str]]:
+    """(the runs to be predicted, each with something smaller in the table; what was dropped, in sentences)"""
+    table, found, edges, bare = world.table, [], 0, 0
+    holdout = rules.holdout or "size"
     largest = table.sizes[-rules.sizes :] if holdout == "run" else table.sizes[1:][-rules.sizes :]
-    if not largest:
+    if rules.sizes < 1 or not largest:
         raise UserError(
             f"{table.name} holds a single size, {table.sizes[0]:g}: use --holdout run, or a table with several."
         )
     for n, d in sorted({(n, d) for n, d, _ in table.cells if n in largest}):
         batches = table.batches(n, d)
         best = min(batches, key=lambda b: table.valley(n, d, b).lowest)
-        runs = [world.configuration(n, d, b) for b in (batches if rules.batch == "all" else [best])]
-        found += [TableCase(world, run, rules) for run in runs if _posed(world, run, holdout)]
+        for b in batches if rules.batch == "all" else [best]:
+            run = world.configuration(n, d, b)
+            if not _posed(world, run, holdout):
+                bare += 1
+            elif table.valley(n, d, b).edge:
+                edges += 1
+            else:
+                found.append(TableCase(world, run, rules))
+    if not found and edges:
+        raise UserError(
+            f"{table.name} has no usable target: in {edges} cells the lowest loss is at the smallest or largest lr, so "
+            "the best lr is not known. Record lrs beyond, or take more --sizes."
+        )
     if not found:
         raise UserError(f"No target of {table.name} has a smaller run in it: use --holdout run, or fewer --sizes.")
-    return found
+    return found, _dropped(found, edges, bare)
+
+
+def _dropped(found: list[TableCase], edges: int, bare: int) -> list[str]:
+    notes = []
+    if edges:
+        notes.append(
+            f"{edges} targets whose lowest loss is at the end of their lrs: dropped, their best lr is not known."
+        )
+    if bare:
+        notes.append(f"{bare} targets without anything smaller in the table: dropped.")
+    if rough := sum(any(v.cubic is None for v in case.truth.valleys.values()) for case in found):
+        notes.append(
+            f"{rough} of {len(found)} targets have too few lrs near the best for a smooth fit: the grid's stands."
+        )
+    return notes
 
 
 def _posed(world: World, run: RunConfig, holdout: Holdout) -> bool:
@@ -253,8 +302,8 @@ def judge(case: Case, name: str, budget: float, seeds: Iterable[int], rules: Rul
     """Run one strategy on one target and budget, once for each seed."""
     made, results = contender(name), []
     for seed in seeds:
-        problem, world = case.pose(made.where, budget, seed)
-        history, answer, outcome = _search(made.make, problem, world, rules)
+        problem, world = case.pose(made, budget, seed)
+        history, answer, outcome = _search(lambda p: made.make(p, case.first), problem, world, rules)
         results.append(_result(case, history, answer, outcome, strategy=name, budget=budget, seed=seed))
     return results
 
@@ -276,7 +325,9 @@ def _result(case: Case, history: History, answer: Recommendation, outcome: str, 
     )  # fmt: skip
 
 
-def _search(make, problem: Problem, world: Answers, rules: Rules) -> tuple[History, Recommendation, str]:
+def _search(
+    make: Callable[[Problem], Strategy], problem: Problem, world: Answers, rules: Rules
+) -> tuple[History, Recommendation, str]:
     """Its trials and its answer; a strategy that cannot work with the budget says so, and has none."""
     try:
         strategy: Strategy = make(problem)
@@ -286,4 +337,6 @@ def _search(make, problem: Problem, world: Answers, rules: Rules) -> tuple[Histo
         answer = strategy.recommend(history)
     except UserError as error:
         return History(problem=problem), Recommendation(lr=None, reasons=(str(error),)), "unable"
-    return history, answer, "refused" if answer.lr is None else "answered"
+    if answer.lr is None:
+        return history, answer, "refused" if len(history) else "unable"
+    return history, answer, "answered"
