@@ -11,9 +11,9 @@ from trainer.errors import UserError
 HIGHEST_LR = 10.0
 HIGHEST_LOSS = 20.0  # nats: guessing among 5e8 tokens; a perplexity, more likely
 CONTRADICTION = 0.05  # of the loss, between runs that nothing tells apart; seeds of small models differ by 2 %
-COMMON = 0.2  # share of repeated points from which repeats are seeds, whether or not a column says so
+COMMON = 0.5  # share of repeated points from which repeats are seeds, whether or not a column says so
 RISE = 0.005  # of the loss, from fewer tokens to more: less may be noise
-DIVERGED = 1.3
+DIVERGED = 1.5
 """Times the lowest loss of a cell, at an lr above its best: a run that blew up and still ended with a number. Valleys
 reach 1.12 times there, and what diverged is beyond 2 on Step Law's table."""
 

@@ -11,9 +11,7 @@ from trainer.architecture.counts import run_flops
 from trainer.config import RunConfig
 from trainer.errors import UserError
 
-Holdout = Literal["size", "run"]
-
-
+Holdout = Literal["size", "run", "target"]
 USUAL = (1e-4, 1e-1)  # lrs: the default of `hpt.search`
 
 
@@ -29,9 +27,12 @@ def problem_for(
     """The problem of `target` with what is smaller as proxies and `share` of its FLOPs as budget.
 
     Smaller means, for `size`: fewer parameters, any number of tokens; for `run`: that, and runs of
-    the target's size on fewer tokens. The target's own cell, and whatever is larger, is never
+    the target's size on fewer tokens; for `target`: that and the target itself, and no other size.
+    Else the target's own cell, and whatever is larger, is never
     shown.
     """
+    if holdout == "target":
+        return direct_problem(world, target, share=share, seed=seed)
     n, d, b = world.key(target)
     proxies = []
     for n_, d_ in sorted({(n_, d_) for n_, d_, _ in world.table.cells}):

@@ -96,7 +96,7 @@ def records_of(path: Path) -> list[dict[str, Any]]:
 
 
 def _from_trials(path: Path, records: list[dict[str, Any]]) -> Rows:
-    found, cut = Rows(), 0
+    found, cut, trained = Rows(), 0, 0
     for line, record in enumerate(records, start=1):
         run = record["run"]
         if record["status"] not in ("finished", "diverged"):
@@ -108,8 +108,12 @@ def _from_trials(path: Path, records: list[dict[str, Any]]) -> Rows:
         n, loss = parameters(model).non_embedding, number(record.get("loss"))
         found.models[n] = model
         row = Row(n, record["horizon"], run["batch"], run["lr"], loss if loss == loss else math.inf, line)
-        row.seed, row.curve = str(run["seed"]), _curve(path, line, record.get("curve"))
+        own = record.get("curve") or []
+        row.seed = str(run["seed"])
+        row.curve = _curve(path, line, own if len(own) > 1 else record.get("train_curve"))
+        trained += len(own) <= 1 and row.curve is not None
         found.rows.append(row)
+    found.note(trained, "have training losses on the way and one validation loss: those are their curves.")
     found.note(cut, "were cut short before their lr had come down: left out.")
     return found
 
@@ -215,7 +219,7 @@ def _add_curves(path: Path, found: Rows, records: list[dict[str, Any]], run: str
 
 
 def _curve(path: Path, line: int, value: Any) -> np.ndarray | None:
-    if value is None or (isinstance(value, str) and not value.strip()):
+    if value is None or len(value) == 0 or (isinstance(value, str) and not value.strip()):
         return None
     try:
         points = np.array(json.loads(value) if isinstance(value, str) else value, float).reshape(-1, 2)
