@@ -87,7 +87,7 @@ def test_a_line_a_search_and_the_summary_as_json(
     assert {line["strategy"] for line in lines} == {"copy-smallest", "law: GPT-3 table", "lr 3e-3", "law: Step Law"}
     one = next(line for line in lines if line["strategy"] == "copy-smallest")
     assert one["targets"] == 2 and one["searches"] == 4 and one["answered"] == 1 and one["width90"] > one["width50"] > 1
-    assert one["inside90_range"][0] < one["inside90"] <= one["inside90_range"][1] == 1
+    assert one["inside90_range"][0] <= one["inside90"] <= one["inside90_range"][1]
     text = (tmp_path / "o" / "runs.csv").read_text()
     assert text.startswith(f"{HEADER},outcome,trials,cost,reasons")
     rows = list(csv.DictReader(io.StringIO(text)))
@@ -101,7 +101,7 @@ def test_planted_problems_are_raced(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["--planted", "4", "--strategies", "early-stopping", "--jobs", "1", "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert all(word in said for word in ("planted problems: 4", "level x4", "flat", "edge", "point", "lr 3e-3"))
-    rows = list(csv.DictReader((tmp_path / "runs.csv").open()))
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "runs.csv").read_text())))
     assert len(rows) == 3 * (4 + 3 * 1 + 3 * 1)
     assert {r["hopeless"] for r in rows} == {"", "flat", "edge", "point"}
 

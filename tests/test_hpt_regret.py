@@ -63,7 +63,7 @@ def test_command_prints_a_row_for_each(truth: Path, tmp_path: Path, capsys: pyte
     directory.append(trial)
     assert main(["--searches", str(directory.path), "--truth", str(truth)]) == 0
     row = next(line for line in capsys.readouterr().out.splitlines() if "mine" in line)
-    assert all(word in row for word in ("0.002", "0.0480", "yes", "50%", "250 ms"))
+    assert all(word in row for word in ("0.002", "0.0471", "yes", "50%", "250 ms"))
     with pytest.raises(UserError, match="There is no grid"):
         main(["--searches", str(directory.path), "--truth", str(tmp_path / "none")])
 
