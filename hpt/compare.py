@@ -4,6 +4,7 @@ the search cost."""
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -132,10 +133,11 @@ def posed(config: CompareConfig, console: Console) -> list[Case]:
 
 def write(rows: list[Result] | list[Line], path: Path) -> None:
     """As CSV, one row each."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(asdict(rows[0])))
-        writer.writeheader()
-        writer.writerows(asdict(row) for row in rows)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, list(asdict(rows[0])))
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    write_atomic(path, text.getvalue().encode())
 
 
 def draw(lines: list[Line]) -> Chart:
@@ -164,9 +166,7 @@ def run(config: CompareConfig, console: Console) -> list[Line]:
     config.out.mkdir(parents=True, exist_ok=True)
     write(results, config.out / "runs.csv")
     write(lines, config.out / "summary.csv")
-    tables = list(dict.fromkeys(line.table for line in lines))
-    pictures = [draw([line for line in lines if line.table == table]) for table in tables]
-    write_atomic(config.out / "regret.svg", picture(pictures))
+    write_atomic(config.out / "regret.svg", picture([draw([line for line in lines if line.table == lines[0].table])]))
     console.print(f"Written: {config.out}/runs.csv, summary.csv, regret.svg")
     return lines
 
