@@ -145,7 +145,7 @@ class Session:
     @property
     def pessimism(self) -> float:
         """By what forecasts of time are multiplied before a trial is started: what four in five trials kept to, and
-        more while few are known. Whoever is slower still is stopped at what is held for it, or pays from what is free."""
+        more while few are known. Who is slower still is stopped at what is held for it, or pays from what is free."""
         ratios = sorted(self._ratios())
         known = ratios[math.ceil(0.8 * len(ratios)) - 1] if ratios else 1.0
         return max(1.0, known) * (1 + 0.5 / (1 + len(ratios)))

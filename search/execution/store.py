@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ class SearchDir:
         self._lock = FileLock(path / ".lock", timeout=0)
         self._whole: int | None = None
         """Bytes of trials.jsonl that are whole lines; None: not looked yet."""
+        self._journal = threading.Lock()
 
     @property
     def checkpoints(self) -> Path:
@@ -128,10 +130,11 @@ class SearchDir:
 
     def journal(self, bills: list[Trial]) -> None:
         """What runs at this moment costs as much, should the process be killed; none: nothing runs."""
-        if bills:
-            self._write("running.json", {"bills": [bill.to_json() for bill in bills]})
-        else:
-            (self.path / "running.json").unlink(missing_ok=True)
+        with self._journal:  # by two threads
+            if bills:
+                self._write("running.json", {"bills": [bill.to_json() for bill in bills]})
+            else:
+                (self.path / "running.json").unlink(missing_ok=True)
 
     def settle(self, trials: list[Trial]) -> list[Trial]:
         """Append what a killed process had spent on trials that are not in the history; returns these bills."""
@@ -142,12 +145,17 @@ class SearchDir:
             bills = [Trial.from_json(values) for values in json.loads(path.read_text())["bills"]]
         except (ValueError, TypeError, KeyError, AttributeError, UserError):
             bills = []  # it was written atomically: damage has another cause, and there is nothing to go by
-        known = {trial.id for trial in trials}
-        bills = [bill for bill in bills if not {bill.id, bill.tags.get("of")} & known]
+        bills = owed(bills, trials)
         for bill in bills:
             self.append(bill)
         path.unlink(missing_ok=True)
         return bills
+
+
+def owed(bills: list[Trial], trials: list[Trial]) -> list[Trial]:
+    """Bills of a journal that the history does not have, neither as they are nor in the record of their trial."""
+    known = {trial.id for trial in trials}
+    return [bill for bill in bills if not {bill.id, bill.tags.get("of")} & known]
 
 
 def _whole_lines(path: Path) -> bytes:

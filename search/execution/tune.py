@@ -28,7 +28,7 @@ from ray.tune.search import Searcher  # noqa: E402
 from search.execution.desk import Desk  # noqa: E402
 from search.execution.session import Session  # noqa: E402
 from search.execution.store import SearchDir  # noqa: E402
-from search.execution.watch import Interrupted, Watch  # noqa: E402
+from search.execution.watch import AHEAD_SECONDS, Interrupted, Watch  # noqa: E402
 from search.execution.worker import Job, Progress, Worker, calibrate_here  # noqa: E402
 from search.records import Proposal, Trial  # noqa: E402
 from search.strategy import Done  # noqa: E402
@@ -111,7 +111,9 @@ def execute(
         with watch.running():
             tune.Tuner(
                 tune.with_resources(_Trainable, resources(gpu)),
-                tune_config=tune.TuneConfig(search_alg=_AskTell(desk, common), num_samples=-1, reuse_actors=True),
+                tune_config=tune.TuneConfig(
+                    search_alg=_AskTell(desk, directory, common), num_samples=-1, reuse_actors=True
+                ),
                 run_config=tune.RunConfig(
                     storage_path=scratch,
                     verbose=0,
@@ -191,9 +193,9 @@ class _AskTell(Searcher):
     would do all the work. So a job ends when its slot can go on at once and all others are up, and not before.
     """
 
-    def __init__(self, desk: Desk, common: dict[str, Any]) -> None:
+    def __init__(self, desk: Desk, directory: SearchDir, common: dict[str, Any]) -> None:
         super().__init__(metric="training_iteration", mode="max")  # Tune wants one; it decides nothing
-        self.desk, self.common = desk, common
+        self.desk, self.directory, self.common = desk, directory, common
 
     def suggest(self, trial_id: str) -> Any:
         """A configuration, None (wait) or FINISHED."""
@@ -202,6 +204,10 @@ class _AskTell(Searcher):
             return Searcher.FINISHED
         if proposals is None:
             return None
+        try:
+            self.directory.journal(self.desk.bills(AHEAD_SECONDS))
+        except UserError as error:  # a full disk: nothing is begun that could not be billed
+            self.desk.error = self.desk.error or str(error)
         timing = self.desk.session.problem.cost.timing(proposals[0].run)
         return {"job": {**self.common, "proposals": tuple(proposals), "compile": bool(timing and timing.compiled)}}
 

@@ -227,7 +227,7 @@ def _ready_made(data: DataConfig, files: list[Path]) -> Prepared:
     for path in (*train, *val):
         if fault := damage(path, encoding.n_vocab):
             raise UserError(
-                f"{fault}: fetch it again (python -m hpt.data get NAME --tokens N), or name the tokenizer it was made with."
+                f"{fault}: fetch it again (python -m hpt.data get NAME --tokens N), or name its own --tokenizer."
             )
     return Prepared(
         train=tuple(train),
