@@ -39,6 +39,14 @@ class Problem:
     seed: int = 0
 
     @cached_property
+    def memo(self) -> dict[Any, Any]:
+        """What strategies derived from the problem alone, so as not to do it at every question; no part of it."""
+        return {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {f.name: self.__dict__[f.name] for f in fields(self)}
+
+    @cached_property
     def menu(self) -> np.ndarray:
         """(proxies, 3) of ln N, ln D, ln B."""
         return np.array([point(run) for run in self.proxies or ()]).reshape(-1, 3)

@@ -47,6 +47,7 @@ class Desk:
     """Admitted by the session, for a slot that is free."""
     deaths: Counter[str] = field(default_factory=Counter[str])
     """Worker processes that died, by proposal."""
+    retried: Counter[str] = field(default_factory=Counter[str])
     spare: int = 0
     """Warm processes that wait for a job."""
     error: str = ""
@@ -135,7 +136,8 @@ class Desk:
                     self.waiting.append(proposal)
                     continue
                 self.deaths[name] += 1
-                self._again(proposal, costs[name], "its worker process died", self.deaths[name] <= RETRIES)
+                may = self.deaths[name] <= RETRIES
+                self.retried[name] += self._again(proposal, costs[name], "its worker process died", may)
 
     # --- what is watched from another thread --------------------------------------------------------------------
 
@@ -217,16 +219,17 @@ class Desk:
         forecast = self.session.problem.cost.forecast(proposal.run, proposal.train_tokens)
         return self.session.purse.bill(pack.seconds[name] + share, pack.flops(name, now, forecast))
 
-    def _again(self, proposal: Proposal, cost: Spending, why: str, may: bool) -> None:
-        """Try once more where it may and the money is there."""
+    def _again(self, proposal: Proposal, cost: Spending, why: str, may: bool) -> bool:
+        """Try once more where it may and the money is there; whether that is done."""
         session = self.session
         session.purse.lose(proposal.id, cost)
-        if may and not session.over and not self.error and session.purse.hold(proposal.id, session.upper(proposal)):
+        if may and session.over != REACHED and session.purse.hold(proposal.id, session.upper(proposal)):
             session.running[proposal.id] = proposal
             self.waiting.insert(0, proposal)
-        else:
-            why += ", and the budget does not hold another try" if may and not session.over and not self.error else ""
-            self._file(proposal, Progress(status="failed", error=why), 0.0)
+            return True
+        why += ", and the budget does not hold another try" if may else ""
+        self._file(proposal, Progress(status="failed", error=why), 0.0)
+        return False
 
     def _stop(self, pack: Pack, now: float, why: str) -> None:
         """End a job for want of money, and start nothing more."""
@@ -254,7 +257,7 @@ class Desk:
         self._file(proposal, progress, pack.seconds[name])
 
     def _file(self, proposal: Proposal, progress: Progress, seconds: float) -> None:
-        outcome: dict[str, Any] = {**progress.outcome(), "retries": self.deaths[proposal.id]}
+        outcome: dict[str, Any] = {**progress.outcome(), "retries": self.retried[proposal.id]}
         trial = self.session.billed(proposal, outcome, seconds)
         try:
             self.record(trial)

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # these five are read when Tune is imported
@@ -101,7 +101,7 @@ def execute(
         on_trial(trial)
 
     desk = Desk(session, directory.append, slots, on_trial=ended, on_progress=on_progress)
-    loop = _Loop()
+    loop = _Loop(desk)
     watch = Watch(desk, directory, loop.end, RayHealth().fault, last_words)
     loop.check = watch.check
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)  # or the workers would start one after the other
@@ -117,7 +117,7 @@ def execute(
                 run_config=tune.RunConfig(
                     storage_path=scratch,
                     verbose=0,
-                    stop=lambda trial_id, result: desk.news(trial_id, dict(result["news"])),
+                    stop=loop.stop,  # type: ignore[arg-type]
                     checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                     callbacks=[loop],
                 ),
@@ -150,13 +150,21 @@ def _drop_checkpoints(session: Session, directory: SearchDir) -> None:
 class _Loop(tune.Callback):
     """Looks in between two events of Tune's loop, and knows the processes of its trials."""
 
-    def __init__(self) -> None:
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
         self.check: Callable[[], None] = lambda: None
         self.trials: list[Any] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles what it is given, and goes on with the original
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self.trials = trials
         self.check()
+
+    def stop(self, trial_id: str, result: Mapping[str, Any]) -> bool:
+        """Tune brings every result here first and asks whether to end the job."""
+        return self.desk.news(trial_id, dict(result["news"]))
 
     def end(self, job: str) -> None:
         """Kill the process of a job, on whatever node it is."""
