@@ -62,21 +62,21 @@ def main(argv: Sequence[str]) -> int:
 def read_config(argv: Sequence[str]) -> tuple[SearchConfig, SearchConfig | None]:
     """The configuration, and the one that the search was begun with where it continues one: the same but for its
     budget, which may be raised."""
-    given = cli.parse(SearchConfig, argv, "hpt.search")
-    if given.resume is None:
-        return given, None
-    document = SearchDir(given.resume).read_config("search")
-    begun = from_json(document["search"], given.resume)
-    if ":" in begun.strategy and given.strategy != begun.strategy:
+    resume = cli.value_of("--resume", argv)
+    if resume is None:
+        return cli.parse(SearchConfig, argv, "hpt.search"), None
+    document = SearchDir(Path(resume)).read_config("search")
+    begun = from_json(document["search"], Path(resume))
+    if ":" in begun.strategy and cli.value_of("--strategy", argv) != begun.strategy:
         raise UserError(
-            f"{given.resume} was searched by {begun.strategy}, code of its own: name it again, --resume {given.resume} "
+            f"{resume} was searched by {begun.strategy}, code of its own: name it again, --resume {resume} "
             f"--strategy {begun.strategy}, to have it run."
         )
     saved = replace(begun, **document.get("budgets", {}))
     again = cli.parse(SearchConfig, argv, "hpt.search", default=saved)
     if flags := changed(again, saved):
         raise UserError(
-            f"{given.resume} was made with other values of {', '.join(flags)}: leave them out to go on "
+            f"{resume} was made with other values of {', '.join(flags)}: leave them out to go on "
             "with it, or start a new search with another --name."
         )
     check_top_up(again, saved)

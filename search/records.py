@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -138,7 +138,15 @@ class Trial:
     @staticmethod
     def from_json(values: dict[str, Any]) -> Trial:
         curves = {k: tuple((int(t), float(v)) for t, v in values.get(k, ())) for k in ("curve", "train_curve")}
-        return from_dict(Trial, {**values, **curves})
+        trial = from_dict(Trial, {**values, **curves})
+        wanted = {"id": str, "run": RunConfig, "horizon": int, "seconds": int | float, "flops": int | float,
+                  "usd": int | float, "loss": int | float | None, "tags": dict}  # fmt: skip
+        for name, kind in wanted.items():
+            if not isinstance(getattr(trial, name), kind):
+                raise ValueError(f"its {name} is {getattr(trial, name)!r}")
+        if trial.status not in get_args(Status) or trial.run.lr is None:
+            raise ValueError(f"its status is {trial.status!r} and its lr {trial.run.lr}")
+        return trial
 
 
 @dataclass(frozen=True, kw_only=True)
