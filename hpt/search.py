@@ -5,26 +5,23 @@ from __future__ import annotations
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from hpt.console import cli
 from hpt.console.answer import conclude, search_run
+from hpt.console.beginning import claimed, free_directories, read_config
 from hpt.console.screen import Screen, plan_table, short
 from hpt.console.settings import (
     SearchConfig,
     Setup,
     Slots,
     budgets,
-    changed,
     check_same_data,
-    check_top_up,
     fingerprint,
-    from_json,
     make_problem,
     to_json,
 )
@@ -38,7 +35,6 @@ from search.strategy import Stage
 from trainer.architecture.counts import parameters, run_flops
 from trainer.config import to_dict
 from trainer.data import check_enough, prepare
-from trainer.errors import UserError
 
 
 def main(argv: Sequence[str]) -> int:
@@ -57,30 +53,6 @@ def main(argv: Sequence[str]) -> int:
         finally:
             ray.__exit__(None, None, None)
             setup.directory.unlock()
-
-
-def read_config(argv: Sequence[str]) -> tuple[SearchConfig, SearchConfig | None]:
-    """The configuration, and the one that the search was begun with where it continues one: the same but for its
-    budget, which may be raised."""
-    resume = cli.value_of("--resume", argv)
-    if resume is None:
-        return cli.parse(SearchConfig, argv, "hpt.search"), None
-    document = SearchDir(Path(resume)).read_config("search")
-    begun = from_json(document["search"], Path(resume))
-    if ":" in begun.strategy and cli.value_of("--strategy", argv) != begun.strategy:
-        raise UserError(
-            f"{resume} was searched by {begun.strategy}, code of its own: name it again, --resume {resume} "
-            f"--strategy {begun.strategy}, to have it run."
-        )
-    saved = replace(begun, **document.get("budgets", {}))
-    again = cli.parse(SearchConfig, argv, "hpt.search", default=saved)
-    if flags := changed(again, saved):
-        raise UserError(
-            f"{resume} was made with other values of {', '.join(flags)}: leave them out to go on "
-            "with it, or start a new search with another --name."
-        )
-    check_top_up(again, saved)
-    return again, begun
 
 
 def make_ready(config: SearchConfig, begun: SearchConfig | None, console: Console) -> Setup:
@@ -108,39 +80,6 @@ def make_ready(config: SearchConfig, begun: SearchConfig | None, console: Consol
     )
     strategy.plan(History(problem=make_problem(setup, {})))  # a budget that is hopeless in FLOPs is told at once
     return setup if config.dry_run else replace(setup, directory=claimed(config))
-
-
-def claimed(config: SearchConfig) -> SearchDir:
-    """The search's directory, locked before anything in it is looked at: two that begin at once never share one."""
-    if config.resume is not None:
-        directory = SearchDir(config.resume)
-        directory.lock()
-        return directory
-    for path in free_directories(config):
-        directory = SearchDir(path)
-        try:
-            directory.lock()
-        except UserError:
-            if config.name is not None:
-                raise
-            continue
-        if not directory.begun:
-            return directory
-        directory.unlock()  # somebody began and ended there since we looked
-    raise UserError(f"{config.out} has no name left for this search: choose another --name.")
-
-
-def free_directories(config: SearchConfig) -> Iterator[Path]:
-    """Directories that no search has used, the best first. One that was given up before its first trial is free."""
-    if config.name is not None:
-        path = config.out / config.name
-        if SearchDir(path).begun:
-            raise UserError(f"{path} holds a search already: go on with --resume {path}, or choose another --name.")
-        yield path
-        return
-    base = f"{config.target}-{config.strategy.rpartition(':')[2]}"
-    names = [base, *(f"{base}-{i}" for i in range(2, 10_000))]
-    yield from (path for path in (config.out / name for name in names) if not SearchDir(path).begun)
 
 
 def search(setup: Setup, console: Console, began: float) -> int:

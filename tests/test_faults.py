@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[1]
 PATIENCE = 400
 SMALL = [
-    "--corpus", "text.jsonl", "--tokenizer", "bpe:300", "--tokens", "96000", "--batch", "512", "--budget-runs", "6",
+    "--corpus", "text.jsonl", "--tokenizer", "bpe:300", "--tokens", "48000", "--batch", "512", "--budget-runs", "40",
     "--strategy", "hyperband", "--hyperband.units", "9", "--hyperband.max-resource", "9", "--set", "model.depth=1",
     "model.width=32", "model.heads=2", "model.context=32", "model.vocabulary=300", "data.val_tokens=1024",
     "data.epochs=10",

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from hpt.console.beginning import claimed, free_directories, read_config
 from hpt.console.settings import SearchConfig, check_same_data, fingerprint, plans_with, to_json
-from hpt.search import claimed, continued, free_directories, main, read_config
+from hpt.search import continued, main
 from search.execution.store import FORMAT, SearchDir
 from search.records import Trial
 from trainer.errors import UserError

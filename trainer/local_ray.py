@@ -50,7 +50,7 @@ def _start(settings: dict[str, Any]) -> None:
         try:
             ray.init(**settings)
             return
-        except (RuntimeError, ConnectionError, OSError) as error:
+        except Exception as error:  # a time-out at the start is a plain Exception of Ray
             ray.shutdown()
             if last:
                 reason = " ".join(str(error).split())[:150]
