@@ -85,7 +85,7 @@ def timed(run: RunConfig) -> Calibration:
 
 def forecasts(directory: SearchDir) -> list[dict[str, Any]]:
     """By stage, all of them last: mean seconds that a trial was forecast to take and took."""
-    saved, trials = directory.read_config(), directory.read_trials()
+    saved, trials = directory.read_config("timings"), directory.read_trials()
     cost = CostModel(timings={key: Timing(**t) for key, t in saved["timings"].items()})
     done, rows = [t for t in trials if t.status == "finished"], list[dict[str, Any]]()
     for stage in [*dict.fromkeys(t.tags.get("stage", "") for t in done), None]:

@@ -7,65 +7,62 @@ import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from hpt.console import cli
 from hpt.console.answer import conclude, search_run
+from hpt.console.beginning import claimed, free_directories, read_config
 from hpt.console.screen import Screen, plan_table, short
-from hpt.console.settings import SearchConfig, Setup, Slots, changed, from_json, make_problem, to_json
+from hpt.console.settings import (
+    SearchConfig,
+    Setup,
+    Slots,
+    budgets,
+    check_same_data,
+    fingerprint,
+    make_problem,
+    to_json,
+)
 from hpt.tracking.mirror import Mirror
 from search.budget import Spending, Timing, shape_key
 from search.execution.session import Session
 from search.execution.store import SearchDir
+from search.execution.watch import clean_stops
 from search.records import History, Problem, Trial
 from search.strategy import Stage
 from trainer.architecture.counts import parameters, run_flops
 from trainer.config import to_dict
 from trainer.data import check_enough, prepare
-from trainer.errors import UserError
 
 
 def main(argv: Sequence[str]) -> int:
-    config, resumed = read_config(argv)
-    console = config.console()
-    began = time.monotonic()
-    setup = make_ready(config, resumed, console)
-    from trainer.local_ray import ray_session  # Ray takes its time to import: bad input is told before
+    with clean_stops():
+        config, begun = read_config(argv)
+        console = config.console()
+        began = time.monotonic()
+        setup = make_ready(config, begun, console)
+        from trainer.local_ray import ray_session  # Ray takes its time to import: bad input is told before
 
-    with console.status("starting Ray"):
-        ray = ray_session(setup.slots.count, setup.slots.count if setup.slots.gpu else 0)
-        ray.__enter__()
-    try:
-        return search(setup, console, began)
-    finally:
-        ray.__exit__(None, None, None)
-        setup.directory.unlock()
-
-
-def read_config(argv: Sequence[str]) -> tuple[SearchConfig, bool]:
-    """The configuration, and whether it continues a search: then it is the saved one, unchanged."""
-    given = cli.parse(SearchConfig, argv, "hpt.search")
-    if given.resume is None:
-        return given, False
-    saved = from_json(SearchDir(given.resume).read_config()["search"], given.resume)
-    again = cli.parse(SearchConfig, argv, "hpt.search", default=saved)
-    if flags := changed(again, saved):
-        raise UserError(
-            f"{given.resume} was made with other values of {', '.join(flags)}: leave them out to go on "
-            "with it, or start a new search with another --name."
-        )
-    return again, True
+        with console.status("starting Ray"):
+            ray = ray_session(setup.slots.count, setup.slots.count if setup.slots.gpu else 0)
+            ray.__enter__()
+        try:
+            return search(setup, console, began)
+        finally:
+            ray.__exit__(None, None, None)
+            setup.directory.unlock()
 
 
-def make_ready(config: SearchConfig, resumed: bool, console: Console) -> Setup:
+def make_ready(config: SearchConfig, begun: SearchConfig | None, console: Console) -> Setup:
     strategy, target = config.build_strategy(), config.build_target()
-    directory = SearchDir(config.resume or new_directory(config))
+    directory = SearchDir(config.resume or next(free_directories(config)))
     with console.status("preparing data") as status:
         data = prepare(target.data, vocabulary=target.model.vocabulary, say=status.update)
     check_enough(data, target.data, target.tokens)
+    if begun is not None:
+        check_same_data(directory.read_config().get("data", {}), fingerprint(data), directory.path)
     n = parameters(target.model)
     console.print(
         f"target [bold]{config.target}[/bold]: {short(n.total)} parameters ({short(n.non_embedding)} "
@@ -78,39 +75,20 @@ def make_ready(config: SearchConfig, resumed: bool, console: Console) -> Setup:
         target=target,
         data=data,
         directory=directory,
-        resumed=resumed,
+        resumed=begun is not None,
+        begun=begun,
     )
     strategy.plan(History(problem=make_problem(setup, {})))  # a budget that is hopeless in FLOPs is told at once
-    if not config.dry_run:
-        directory.lock()
-    return setup
-
-
-def new_directory(config: SearchConfig) -> Path:
-    """A directory that no search has used."""
-    if config.name is not None:
-        path = config.out / config.name
-        if (path / "config.json").exists():
-            raise UserError(f"{path} holds a search already: go on with --resume {path}, or choose another --name.")
-        return path
-    base = f"{config.target}-{config.strategy.rpartition(':')[2]}"
-    names = [base, *(f"{base}-{i}" for i in range(2, 10_000))]
-    return next(p for p in (config.out / name for name in names) if not (p / "config.json").exists())
+    return setup if config.dry_run else replace(setup, directory=claimed(config))
 
 
 def search(setup: Setup, console: Console, began: float) -> int:
     config, directory = setup.config, setup.directory
-    if setup.resumed:
-        saved = directory.read_config()
-        problem = make_problem(setup, {k: Timing(**v) for k, v in saved["timings"].items()})
-        trials, search_id = directory.read_trials(), saved["id"]
-    else:
-        with console.status("timing 20 steps of each shape"):
-            problem, calibration = calibrated(setup)
-        trials, search_id = [calibration], uuid.uuid4().hex
-    session = Session(strategy=setup.strategy, problem=problem, trials=trials)
+    begin = continued if setup.resumed else begun
+    problem, trials, document = begin(setup, console)
+    launch = document["launch_seconds"]
+    session = Session(setup.strategy, problem, trials, cap=setup.cap, launch_seconds=launch)
     stages = setup.strategy.plan(session.history)
-    launch = trials[0].tags.get("launch_seconds", 0.0)
     console.print(plan_table(stages, setup.slots.count, config.usd_per_hour > 0, launch))
     if config.dry_run:
         console.print("dry run: nothing was trained but the steps that were timed, nothing was written")
@@ -118,25 +96,16 @@ def search(setup: Setup, console: Console, began: float) -> int:
         config.answer({"plan": list(map(planned, stages)), "cost": asdict(total)}, f"{total.flops:.3g} FLOPs")
         return 0
     if not setup.resumed:
-        timings = {k: to_dict(v) for k, v in problem.cost.timings.items()}
-        directory.write_config(
-            {
-                "id": search_id,
-                "search": to_json(config),
-                "target": to_dict(setup.target),
-                "timings": timings,
-                "plan": [planned(stage) for stage in stages],
-            }
-        )
+        directory.write_config({**document, "plan": [planned(stage) for stage in stages]})
         directory.append(trials[0])
     mirror = Mirror(
-        search_run(setup, search_id),
+        search_run(setup, document["id"]),
         lambda text: console.print(
             f"{text}: the search goes on, and python -m hpt.search --resume {directory.path} fills in what is missing",
             style="yellow",
         ),
     )
-    mirror.trials(list(session.trials))
+    mirror.trials(session.trials)
     completed = run_trials(setup, session, stages, mirror, console)
     if not completed:
         mirror.stop(5)
@@ -144,6 +113,53 @@ def search(setup: Setup, console: Console, began: float) -> int:
         return 130
     conclude(setup, session, mirror, console, began)
     return 0
+
+
+Begun = tuple[Problem, list[Trial], dict[str, Any]]
+"""The problem with its cost model, the history, and config.json."""
+
+
+def begun(setup: Setup, console: Console) -> Begun:
+    """A new search: its shapes are timed."""
+    with console.status("timing 20 steps of each shape"):
+        problem, calibration = calibrated(setup)
+    document = {
+        "id": uuid.uuid4().hex,
+        "search": to_json(setup.config),
+        "target": to_dict(setup.target),
+        "data": fingerprint(setup.data),
+        "timings": {k: to_dict(v) for k, v in problem.cost.timings.items()},
+        "launch_seconds": calibration.tags["launch_seconds"],
+        "calibration": calibration.to_json(),
+    }
+    return problem, [calibration], document
+
+
+def continued(setup: Setup, console: Console) -> Begun:
+    """A search that was begun before, its history as it is on the disk. What a killed process spent is added, and the
+    record of the timing where the disk was full for it."""
+    directory, config = setup.directory, setup.config
+    document = directory.read_config("id", "search", "target", "timings")
+    trials = directory.read_trials(lambda text: console.print(text, style="yellow"))
+    if not trials and "calibration" not in document:  # a directory of hpt 0.1.0, given up before its first line
+        problem, trials, fresh = begun(setup, console)
+        document = {**document, "timings": fresh["timings"], "launch_seconds": fresh["launch_seconds"]}
+        missing = trials
+    else:
+        missing = [] if trials else [Trial.from_json(document["calibration"])]
+        trials = [*missing, *trials]
+        document.setdefault("launch_seconds", 0.0)
+    if not config.dry_run:
+        for trial in missing:
+            directory.append(trial)
+        lost = directory.settle(trials)
+        trials += lost
+        document["budgets"] = budgets(config)
+        directory.write_config(document)
+        for bill in lost:
+            console.print(f"{bill.tags['of']} was cut off: {bill.seconds:.0f} s of its slot are billed", style="yellow")
+    timings = {k: Timing(**v) for k, v in document["timings"].items()}
+    return make_problem(setup, timings, document["launch_seconds"]), trials, document
 
 
 def planned(stage: Stage) -> dict[str, Any]:
@@ -158,7 +174,10 @@ def calibrated(setup: Setup) -> tuple[Problem, Trial]:
     free = make_problem(setup, {})
     wanted = setup.strategy.shapes(History(problem=free)) or [setup.target]
     runs = list({run.model: run for run in wanted}.values())  # another batch is so many more micro-batches
-    measured, launch = calibrate_shapes(runs, setup.data, setup.slots.gpu, setup.slots.threads, setup.config.pack)
+    most = setup.cap.seconds_left(Spending(), free.cost.usd_per_hour) / 2
+    measured, launch, seconds = calibrate_shapes(
+        runs, setup.data, setup.slots.gpu, setup.slots.threads, setup.config.pack, most
+    )
     timings = {
         shape_key(run): Timing(
             step_seconds=c.typical_seconds,
@@ -169,7 +188,6 @@ def calibrated(setup: Setup) -> tuple[Problem, Trial]:
         )
         for run, c in zip(runs, measured, strict=True)
     }
-    seconds = sum(c.total_seconds for c in measured)
     record = Trial(
         id="calibration",
         run=replace(runs[0], lr=1e-6),
@@ -180,7 +198,7 @@ def calibrated(setup: Setup) -> tuple[Problem, Trial]:
         flops=sum(run_flops(run, c.tokens) for run, c in zip(runs, measured, strict=True)),
         tags={"stage": "calibration", "launch_seconds": round(launch, 2)},
     )
-    return make_problem(setup, timings), record
+    return make_problem(setup, timings, record.tags["launch_seconds"]), record
 
 
 def run_trials(setup: Setup, session: Session, stages: list[Stage], mirror: Mirror, console: Console) -> bool:
@@ -201,6 +219,7 @@ def run_trials(setup: Setup, session: Session, stages: list[Stage], mirror: Mirr
             threads=setup.slots.threads,
             on_progress=screen.progress,
             on_trial=ended,
+            last_words=screen.last_words,
         )
 
 

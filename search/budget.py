@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from trainer.architecture.counts import evaluation_flops, flops_per_token, run_flops
 from trainer.config import RunConfig
@@ -33,6 +33,47 @@ class Budget:
     hours: float | None = None
     """Device-hours: two devices for one hour are two."""
     flops: float | None = None
+    reserve: float = 0.0
+    """Share of the caps on time and money that plans leave alone: what is forecast is right on average only, and the
+    last trial of a plan (the longest of hyperband's) is not to be the one that is lost."""
+    held: Spending = Spending()
+    """What plans leave alone beside that: the start of the worker processes, which is no trial's."""
+
+    @property
+    def whole(self) -> Budget:
+        """The caps themselves: what may be spent."""
+        return replace(self, reserve=0.0, held=Spending())
+
+    def holds(self, other: Budget) -> bool:
+        """Whether every cap is at least the other's."""
+        pairs = ((self.usd, other.usd), (self.hours, other.hours), (self.flops, other.flops))
+        return all(mine is None or (cap is not None and mine >= cap) for mine, cap in pairs)
+
+    def part(self, before: Spending, count: int) -> Budget:
+        """Each cap less what went before, over so many."""
+        usd, seconds, flops = self._caps()
+        left = [
+            None if cap is None else max(0.0, cap - taken) / count
+            for cap, taken in ((usd, before.usd), (seconds, before.seconds), (flops, before.flops))
+        ]
+        return Budget(usd=left[0], hours=None if left[1] is None else left[1] / 3600, flops=left[2])
+
+    def seconds_left(self, spent: Spending, usd_per_hour: float) -> float:
+        """Device-seconds until the first cap on time or money; infinite without one."""
+        usd, seconds, _ = self._caps()
+        left = [math.inf if seconds is None else seconds - spent.seconds]
+        if usd is not None and usd_per_hour:
+            left.append((usd - spent.usd) / usd_per_hour * 3600)
+        return min(left)
+
+    def _caps(self) -> tuple[float | None, float | None, float | None]:
+        """(dollars, seconds, FLOPs) that a plan may come to."""
+        kept = 1 - self.reserve
+        return (
+            None if self.usd is None else (self.usd - self.held.usd) * kept,
+            None if self.hours is None else (self.hours * 3600 - self.held.seconds) * kept,
+            None if self.flops is None else self.flops - self.held.flops,
+        )
 
     def allows(self, total: Spending) -> bool:
         """Whether `total` stays under every cap (rounding is forgiven at 1e-9)."""
@@ -40,26 +81,28 @@ class Budget:
 
     def share(self, cost: Spending) -> float:
         """The largest fraction of any cap that `cost` is."""
-        caps = (
-            (self.usd, cost.usd),
-            (self.hours and self.hours * 3600, cost.seconds),
-            (self.flops, cost.flops),
-        )
-        return max(
-            (value / cap if cap else float("inf") for cap, value in caps if cap is not None),
-            default=0.0,
-        )
+        pairs = zip(self._caps(), (cost.usd, cost.seconds, cost.flops), strict=True)
+        shares = [value / cap if cap > 0 else math.inf for cap, value in pairs if cap is not None]
+        return max(shares, default=0.0)
 
     def needed(self, cost: Spending) -> str:
         """The caps that `cost` would need, in words."""
         words: list[str] = []
+        kept, held = 1 - self.reserve, self.held
         if self.usd is not None:
-            words.append(f"${cost.usd:.2f}")
+            words.append(f"${_up(cost.usd / kept + held.usd)}")
         if self.hours is not None:
-            words.append(f"{cost.seconds / 3600:.3g} device-hours")
+            words.append(f"{_up((cost.seconds / kept + held.seconds) / 3600)} device-hours")
         if self.flops is not None:
-            words.append(f"{cost.flops:.3g} FLOPs")
+            words.append(f"{_up(cost.flops + held.flops)} FLOPs")
         return ", ".join(words)
+
+
+def _up(value: float) -> str:
+    """In three digits, rounded up: whoever gives as much has enough."""
+    digits = 2 - math.floor(math.log10(value)) if value > 0 else 0
+    rounded = math.ceil(value * 10.0**digits * (1 - 1e-12)) / 10.0**digits
+    return f"{rounded:.3g}" if value < 1e-3 or value >= 1e5 else f"{rounded:.{max(0, digits)}f}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from trainer.architecture.counts import parameters
 from trainer.config import RunConfig, from_dict, to_dict
 
 Status = Literal["finished", "diverged", "pruned", "failed"]
+CUT_OFF = "cut off"
+"""Stage of the bills of attempts that an interruption or a crash cut off; the trials themselves are run again."""
 
 
 def point(run: RunConfig) -> tuple[float, float, float]:
@@ -38,6 +40,14 @@ class Problem:
     """Smallest and largest lr that each of `proxies` can be run at, where they were recorded; None: any. A trial beyond
     them is run at the nearest, and its record says so."""
     seed: int = 0
+
+    @cached_property
+    def memo(self) -> dict[Any, Any]:
+        """What strategies derived from the problem alone, so as not to do it at every question; no part of it."""
+        return {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {f.name: self.__dict__[f.name] for f in fields(self)}
 
     @cached_property
     def menu(self) -> np.ndarray:
@@ -103,12 +113,19 @@ class Trial:
     trunk: int | None = None
     """Tokens at which the trunk checkpoint was taken, where one was kept."""
     error: str = ""
+    retries: int = 0
+    """How often its worker process died before; what those attempts cost is in this bill."""
     tags: dict[str, Any] = field(default_factory=dict)
 
     @property
     def lr(self) -> float:
         assert self.run.lr is not None
         return self.run.lr
+
+    @property
+    def aside(self) -> bool:
+        """A bill that is no trial of the strategy's: timing the shapes, or an attempt that was cut off."""
+        return self.tags.get("stage") in ("calibration", CUT_OFF)
 
     @property
     def spending(self) -> Spending:
@@ -124,7 +141,15 @@ class Trial:
     @staticmethod
     def from_json(values: dict[str, Any]) -> Trial:
         curves = {k: tuple((int(t), float(v)) for t, v in values.get(k, ())) for k in ("curve", "train_curve")}
-        return from_dict(Trial, {**values, **curves})
+        trial = from_dict(Trial, {**values, **curves})
+        wanted = {"id": str, "run": RunConfig, "horizon": int, "seconds": int | float, "flops": int | float,
+                  "usd": int | float, "loss": int | float | None, "tags": dict}  # fmt: skip
+        for name, kind in wanted.items():
+            if not isinstance(getattr(trial, name), kind):
+                raise ValueError(f"its {name} is {getattr(trial, name)!r}")
+        if trial.status not in get_args(Status) or trial.run.lr is None:
+            raise ValueError(f"its status is {trial.status!r} and its lr {trial.run.lr}")
+        return trial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +159,12 @@ class History:
     problem: Problem
     trials: tuple[Trial, ...] = ()
     running: tuple[Proposal, ...] = ()
+    lost: Spending = Spending()
+    """Cost of attempts that an interruption or a crash cut off. Strategies see their bill alone: a search that was
+    interrupted decides as one that was not."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {f.name: self.__dict__[f.name] for f in fields(self)}  # what is cached is not part of it
 
     def __iter__(self) -> Iterator[Trial]:
         return iter(self.trials)
@@ -142,20 +173,24 @@ class History:
         return len(self.trials)
 
     def get(self, trial_id: str) -> Trial | None:
-        return next((t for t in self.trials if t.id == trial_id), None)
+        return self._by_id.get(trial_id)
 
-    @property
+    @cached_property
+    def _by_id(self) -> dict[str, Trial]:
+        return {t.id: t for t in self.trials}
+
+    @cached_property
     def known(self) -> set[str]:
         """Ids that have ended or are running."""
-        return {t.id for t in self.trials} | {p.id for p in self.running}
+        return set(self._by_id) | {p.id for p in self.running}
 
     @property
     def finished(self) -> list[Trial]:
         return [t for t in self.trials if t.status == "finished"]
 
-    @property
+    @cached_property
     def spent(self) -> Spending:
-        return sum((t.spending for t in self.trials), Spending())
+        return sum((t.spending for t in self.trials), self.lost)
 
 
 @dataclass(frozen=True, kw_only=True)

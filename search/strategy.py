@@ -6,6 +6,7 @@ import heapq
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from search.budget import Spending
 from search.records import History, Proposal, Recommendation
@@ -57,6 +58,10 @@ class Strategy(ABC):
     Every method depends on its arguments alone: no Ray, disk, clock or global random state. So a search is
     resumed by reading its history and asking again, and runs unchanged on recorded sweeps.
     """
+
+    grows: ClassVar[bool] = False
+    """Given more money under way it asks for more, and what it asked for before stays what it was. Else a top-up pays
+    for the plan that was made at the beginning, and for no larger one: its trials would have other meanings."""
 
     @abstractmethod
     def plan(self, history: History) -> list[Stage]:

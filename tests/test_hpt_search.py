@@ -39,6 +39,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def arguments(corpus: Path, name: str) -> list[str]:
     return [
         "--corpus", str(corpus), "--tokenizer", "bpe:300", "--tokens", "96000", "--batch", "512", "--name", name,
+        "--budget-runs", "2", "--hyperband.max-resource", "9",  # what is cut off is billed, and must not cost a trial
         "--set", "model.depth=1", "model.width=32", "model.heads=2", "model.context=32", "model.vocabulary=300",
         "data.val_tokens=1024", "data.epochs=10",
     ]  # fmt: skip
@@ -90,7 +91,7 @@ def test_search_finds_an_lr_and_says_what_it_cost(finished: tuple[Path, str]) ->
     assert low < answer["interval50"][0] < answer["lr"] < answer["interval50"][1] < high
     trials = directory.read_trials()
     target = directory.read_config()["target"]
-    assert answer["bill"]["share_of_target"] <= 1.0 and len(trials) > 10
+    assert answer["bill"]["share_of_target"] <= 2.0 and len(trials) > 10
     assert max(t.horizon for t in trials) <= target["tokens"]
     promoted = [t for t in trials if t.parent]
     assert promoted and all(0 < t.start < t.horizon for t in promoted)

@@ -270,3 +270,44 @@ def test_two_processes_preparing_at_once_agree(tmp_path: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         one, two = pool.map(_prepare, [data, data])
     assert one == two and one.train[0].exists()
+
+
+def test_a_damaged_shard_is_found_and_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trainer.data.shards import checksum, damage, digest, seal
+
+    monkeypatch.setenv("HPT_CACHE_DIR", str(tmp_path / "cache"))
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": f"number {k} " * 30}) + "\n" for k in range(99)))
+    config = DataConfig(corpus=str(tmp_path / "text.jsonl"), tokenizer="bpe:270", val_tokens=64)
+    made, said = prepare(config), list[str]()
+    before = {path: path.read_bytes() for path in (*made.train, *made.val)}
+    assert prepare(config, say=said.append) == made and not said
+    for path in before:
+        harmed = bytearray(before[path])
+        harmed[-7] ^= 1
+        path.write_bytes(harmed)
+        assert "does not fit its checksum" in damage(path, 270)
+        assert prepare(config, say=said.append) == made and path.read_bytes() == before[path]
+        assert "preparing the corpus again" in said[0]
+        said.clear()
+    (made.train[0].parent / "prepared.json").write_text("")
+    assert prepare(config, say=said.append) == made and "prepared.json is damaged" in said[0]
+    seal(made.train[0])  # the same again
+    assert not damage(made.train[0], 270) and damage(made.train[0], 20).endswith("the vocabulary has 20")
+    assert checksum(made.train[0]) != checksum(made.val[0]) and digest(made.train) != digest(made.val)
+    Path(f"{made.val[0]}.sum").unlink()
+    assert not damage(made.val[0], 270) and "the vocabulary has 20" in damage(made.val[0], 20)
+
+
+def test_a_cache_that_is_read_only_will_do_where_all_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HPT_CACHE_DIR", str(tmp_path / "cache"))
+    (tmp_path / "text.jsonl").write_text("".join(json.dumps({"text": f"number {k} " * 30}) + "\n" for k in range(99)))
+    config = DataConfig(corpus=str(tmp_path / "text.jsonl"), tokenizer="bpe:270", val_tokens=64)
+    made = prepare(config)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    assert prepare(config) == made
+    with pytest.raises(UserError, match="cannot be written: choose another directory"):
+        prepare(replace(config, tokenizer="bpe:280"))

@@ -6,6 +6,7 @@ D is `RunConfig.tokens`, the batch is in tokens, `lr` is the peak learning rate.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 from dataclasses import dataclass, field, replace
@@ -181,11 +182,16 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def from_dict(kind: type[T], values: dict[str, Any]) -> T:
     """The dataclass `kind` from plain JSON values; unknown fields are a UserError."""
-    hints = typing.get_type_hints(kind)
-    fields = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    hints, fields = _hints(kind)
     if unknown := sorted(set(values) - fields):
         raise UserError(f"{kind.__name__} has no field {', '.join(unknown)}; it has {', '.join(sorted(fields))}.")
     return kind(**{name: _revive(hints[name], value) for name, value in values.items()})
+
+
+@functools.cache
+def _hints(kind: type) -> tuple[dict[str, Any], frozenset[str]]:
+    """(types of the attributes, names of the fields); a history of thousands of trials asks often."""
+    return typing.get_type_hints(kind), frozenset(f.name for f in dataclasses.fields(kind))
 
 
 def override(config: T, assignments: typing.Iterable[str]) -> T:

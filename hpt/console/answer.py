@@ -50,7 +50,7 @@ def conclude(setup: Setup, session: Session, mirror: Mirror, console: Console, b
 
 def make_bill(setup: Setup, history: History) -> dict[str, Any]:
     spent, slots = history.spent, setup.slots
-    statuses = [t.status for t in history if t.tags.get("stage") != "calibration"]
+    statuses = [t.status for t in history if not t.aside]
     counts = ", ".join(f"{n} {s}" for s in dict.fromkeys(statuses) if (n := statuses.count(s)))
     share = spent.flops / run_flops(setup.target)
     device = "slot" if slots.per_device > 1 else "device"

@@ -70,6 +70,16 @@ def parse(kind: type[T], argv: Sequence[str], command: str, default: T | None = 
     return tyro.cli(kind, args=list(argv), prog=prog, default=default)
 
 
+def value_of(flag: str, argv: Sequence[str]) -> str | None:
+    """What follows a flag, before anything is parsed; None: it is not there."""
+    for k, argument in enumerate(argv):
+        if argument.startswith(f"{flag}="):
+            return argument.partition("=")[2]
+        if argument == flag and k + 1 < len(argv):
+            return argv[k + 1]
+    return None
+
+
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
     """Run a command's main on sys.argv and exit as documented above."""
     try:

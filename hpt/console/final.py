@@ -120,7 +120,8 @@ class Follower:
         self.mirror.rows(self.unsent)
         shown = {**result, "final_val_loss": result["loss"], "peak_lr": run.lr}
         texts = {"samples.txt": "\n".join(self.samples)} if self.samples else {}
-        self.mirror.close(shown, texts)
+        if not self.mirror.close(shown, texts):
+            self.say("MLflow lacks a part of this run: give the command again to complete it")
         return result
 
     def newest(self) -> str | None:

@@ -69,6 +69,11 @@ class Screen:
         if self.console.is_terminal:
             self.live.stop()
 
+    def last_words(self, text: str) -> None:
+        """Before the process ends by itself."""
+        self.__exit__()
+        self.console.print(text, soft_wrap=True)
+
     def progress(self, proposal: Proposal, progress: Progress) -> None:
         self.tokens[proposal.id] = max(0, progress.tokens - proposal.start)
 
@@ -76,6 +81,9 @@ class Screen:
         self.tokens.pop(trial.id, None)
         if trial.status == "failed":
             self.console.print(f"trial {trial.id} failed: {trial.error}", style="yellow")
+        elif trial.retries:
+            times = "once" if trial.retries == 1 else "twice"
+            self.console.print(f"trial {trial.id}: its worker process died {times}, it was tried again", style="yellow")
         if not self.console.is_terminal and time.monotonic() - self.last_line > PLAIN_EVERY:
             self.last_line = time.monotonic()
             self.console.print(self.line())
@@ -88,7 +96,7 @@ class Screen:
         return f"{newest}: {len(self.mine())} of {self.planned} trials, about {duration(self.left())} left{found}"
 
     def mine(self) -> list[Trial]:
-        return [t for t in self.session.trials if t.tags.get("stage") != "calibration"]
+        return [t for t in self.session.trials if not t.aside]
 
     @property
     def planned(self) -> int:

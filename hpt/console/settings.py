@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 
 from hpt.console import cli
-from search.budget import Budget, CostModel, Timing
+from search.budget import Budget, CostModel, Spending, Timing
 from search.execution.store import SearchDir
 from search.records import Problem
 from search.strategies import load
@@ -29,9 +30,15 @@ from search.strategy import Strategy
 from trainer.architecture.counts import run_flops
 from trainer.config import RunConfig, from_dict, override
 from trainer.data import Prepared
+from trainer.data.shards import digest as shards_digest
 from trainer.devices import usable_cpus
 from trainer.errors import UserError
 from trainer.presets import preset
+
+RESERVE = 0.1
+"""Of the caps on time and money, beyond what is planned: trials take longer than forecast, and the last ones count."""
+BUDGETS = ("budget_usd", "budget_hours", "budget_flops", "budget_runs")
+"""What may be raised when a search is resumed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +166,13 @@ class Setup:
     data: Prepared
     directory: SearchDir
     resumed: bool
+    begun: SearchConfig | None = None
+    """Its configuration before it was topped up."""
+
+    @property
+    def cap(self) -> Budget:
+        """What may be spent."""
+        return self.config.build_budget(self.target, self.slots.per_device)
 
 
 def override_data(run: RunConfig, corpus: str | None, tokenizer: str | None) -> RunConfig:
@@ -167,15 +181,48 @@ def override_data(run: RunConfig, corpus: str | None, tokenizer: str | None) -> 
     return replace(run, data=replace(run.data, **given))
 
 
-def make_problem(setup: Setup, timings: dict[str, Timing]) -> Problem:
+def make_problem(setup: Setup, timings: dict[str, Timing], launch: float = 0.0) -> Problem:
+    """What the strategy is asked. launch: seconds that one worker takes to start."""
     config, slots = setup.config, setup.slots
+    planned = config if setup.strategy.grows else setup.begun or config
     return Problem(
         target=setup.target,
-        budget=config.build_budget(setup.target, slots.per_device),
+        budget=plans_with(planned, setup.target, slots, launch),
         cost=CostModel(usd_per_hour=config.usd_per_hour / slots.per_device, timings=timings),
         lr_range=config.lr_range,
         seed=config.seed,
     )
+
+
+def plans_with(config: SearchConfig, target: RunConfig, slots: Slots, launch: float) -> Budget:
+    """The budget less what no plan may use."""
+    budget, seconds = config.build_budget(target, slots.per_device), launch * slots.count
+    held = Spending(seconds, 0.0, seconds / 3600 * config.usd_per_hour / slots.per_device)
+    return replace(budget, reserve=RESERVE, held=held)
+
+
+def fingerprint(data: Prepared) -> dict[str, Any]:
+    """What a search's losses depend on beside the trials: content of the tokens, their split, the tokenizer."""
+    spec, path = data.tokenizer, Path(data.tokenizer)
+    if path.suffix == ".json":
+        spec = hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
+    return {
+        "train": shards_digest(data.train),
+        "held out": shards_digest(data.val),
+        "tokenizer": spec,
+        "training tokens": data.train_tokens,
+        "held-out tokens": data.val_tokens,
+    }
+
+
+def check_same_data(then: dict[str, Any], now: dict[str, Any], directory: Path) -> None:
+    """UserError where a search would go on with other data than it was begun with."""
+    if differing := [name for name in then if name in now and then[name] != now[name]]:
+        named = "; ".join(f"{name} {then[name]} then, {now[name]} now" for name in differing)
+        raise UserError(
+            f"The corpus has changed since {directory} was begun ({named}), and losses on both would be mixed: "
+            "restore it, or start a new search with another --name."
+        )
 
 
 def to_json(config: SearchConfig) -> dict[str, Any]:
@@ -192,6 +239,25 @@ def from_json(values: dict[str, Any], directory: Path) -> SearchConfig:
 
 
 def changed(given: SearchConfig, saved: SearchConfig) -> list[str]:
-    """Flags whose values differ, as a person would type them."""
+    """Flags whose values differ, as a person would type them; a budget may."""
     old, new = to_json(saved), to_json(given)
-    return [f"--{key.replace('_', '-')}" for key in old if old[key] != new[key]]
+    return [_flag(key) for key in old if old[key] != new[key] and key not in BUDGETS]
+
+
+def budgets(config: SearchConfig) -> dict[str, float | None]:
+    return {name: getattr(config, name) for name in BUDGETS}
+
+
+def check_top_up(given: SearchConfig, saved: SearchConfig) -> None:
+    """UserError where a budget is not raised but lowered, or one of another kind is added."""
+    target = saved.build_target()
+    if not given.build_budget(target, 1).holds(saved.build_budget(target, 1)):
+        flags = " ".join(f"{_flag(k)} {v:g}" for k, v in budgets(saved).items() if v is not None) or "--budget-runs 1"
+        raise UserError(
+            f"A search that is resumed can be given more, not less or a cap of another kind: it has {flags}, and is to "
+            "have at least as much."
+        )
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

@@ -12,10 +12,13 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
+
+from filelock import FileLock
 
 from hpt.tracking.views import experiment_tags, run_name, run_params, trial_metrics
 from search.records import Trial
@@ -36,6 +39,14 @@ def ui_command(uri: str) -> str:
         return f"open {uri}"
     return f"python -m hpt.ui --tracking-uri {uri}"
 
+
+SQLITE = "sqlite:///"
+LOCK_SECONDS = 120.0
+BROKEN = (
+    "duplicate column", "already exists", "Can't locate revision", "not a database", "disk image is malformed",
+    "no such table", "no such column", "out-of-date database schema",
+)  # fmt: skip
+"""In what SQLite, Alembic and MLflow say of a file whose tables are not what they should be."""
 
 W = TypeVar("W")
 Curves = Mapping[str, Sequence[tuple[int, float]]]
@@ -81,8 +92,7 @@ class Background(Generic[W]):
                 task(writer)
             except Exception as error:  # whatever ails MLflow, the work goes on
                 self.failed = True
-                first = str(error).strip().splitlines()[0] if str(error).strip() else ""
-                self.warn(f"MLflow at {self.uri} does not answer ({type(error).__name__}: {first[:120]})")
+                self.warn(ailment(self.uri, error))
 
 
 EXPERIMENT_NOTE = """\
@@ -115,9 +125,30 @@ def connect(uri: str, name: str) -> tuple[Any, str]:
     import mlflow  # two seconds: paid on the mirror's thread, while other things start
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)
-    client = mlflow.MlflowClient(tracking_uri=uri)
-    found = client.get_experiment_by_name(name)
-    return client, found.experiment_id if found else client.create_experiment(name)
+    with _creating(uri):
+        client = mlflow.MlflowClient(tracking_uri=uri)
+        found = client.get_experiment_by_name(name)
+        return client, found.experiment_id if found else client.create_experiment(name)
+
+
+@contextmanager
+def _creating(uri: str) -> Iterator[None]:
+    """One process at a time makes a SQLite file's tables, or an experiment in it: two at once break it for ever."""
+    if not uri.startswith(SQLITE) or uri == SQLITE:
+        yield
+        return
+    file = Path(uri.removeprefix(SQLITE))
+    with FileLock(file.with_name(f".{file.name}.lock"), timeout=LOCK_SECONDS):
+        yield
+
+
+def ailment(uri: str, error: Exception) -> str:
+    """What ails MLflow, in a sentence with the remedy where it is known."""
+    text = " ".join(str(error).split())
+    if uri.startswith(SQLITE) and any(word in text for word in BROKEN):
+        file = uri.removeprefix(SQLITE)
+        return f"MLflow's file {file} is broken ({text[:120]}): move it away (mv {file} {file}.broken)"
+    return f"MLflow at {uri} does not answer ({type(error).__name__}: {text[:120]})"
 
 
 def experiment_of(uri: str, name: str) -> str | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,20 @@ from trainer.config import to_dict
 from trainer.errors import UserError
 from trainer.files import disk_error, write_atomic
 
+FORMAT = 2
+"""Of config.json. 1, without a number: hpt 0.1.0, until 2026-11-27. 2: with the data's fingerprint, the calibration's
+bill and what a worker's start takes."""
+
 
 class SearchDir:
-    """One search's files. `open` locks it for the life of the process, so that two searches never share one."""
+    """One search's files. `lock` is held for the life of the process, so that two searches never share one."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._lock = FileLock(path / ".lock", timeout=0)
+        self._whole: int | None = None
+        """Bytes of trials.jsonl that are whole lines; None: not looked yet."""
+        self._journal = threading.Lock()
 
     @property
     def checkpoints(self) -> Path:
@@ -44,14 +53,25 @@ class SearchDir:
 
     # --- configuration ------------------------------------------------------------------------------------------
 
-    def write_config(self, config: dict[str, Any]) -> None:
-        self._write("config.json", config)
+    @property
+    def begun(self) -> bool:
+        """Whether a search is here, with something to lose."""
+        return (self.path / "config.json").exists() and bool(_whole_lines(self.path / "trials.jsonl"))
 
-    def read_config(self) -> dict[str, Any]:
-        return _read(
-            self.path / "config.json",
-            f"{self.path} is not a search directory: it has no config.json.",
-        )
+    def write_config(self, config: dict[str, Any]) -> None:
+        self._write("config.json", {"format": FORMAT, **config})
+
+    def read_config(self, *needed: str) -> dict[str, Any]:
+        """The configuration of this format or an older one, where fields of newer ones are missing; UserError where one
+        that is `needed` is."""
+        path = self.path / "config.json"
+        found = _read(path, f"{self.path} is not a search directory: it has no config.json.")
+        version = found.get("format", 1)
+        if not isinstance(version, int) or version > FORMAT:
+            raise UserError(f"{path} has format {version}, and this hpt reads 1 to {FORMAT}: use a newer hpt.")
+        if missing := [name for name in needed if name not in found]:
+            raise UserError(f"{path} is damaged (it has no {', '.join(missing)}): restore it, or start a new search.")
+        return found
 
     def write_recommendation(self, recommendation: Recommendation, bill: dict[str, Any]) -> None:
         self._write("recommendation.json", {**to_dict(recommendation), "bill": bill})
@@ -70,31 +90,72 @@ class SearchDir:
     def append(self, trial: Trial) -> None:
         """Add one line to trials.jsonl; on the disk when this returns. A line cut off by a crash is dropped."""
         path = self.path / "trials.jsonl"
-        line = json.dumps(trial.to_json(), allow_nan=False) + "\n"
+        line = (json.dumps(trial.to_json(), allow_nan=False) + "\n").encode()
         try:
-            whole = len(_whole_lines(path))
+            whole = len(_whole_lines(path)) if self._whole is None else self._whole
             with open(path, "ab") as file:
                 file.truncate(whole)
                 try:
-                    file.write(line.encode())
+                    file.write(line)
                     file.flush()
                     os.fsync(file.fileno())
                 except OSError:
                     file.truncate(whole)
                     raise
+            self._whole = whole + len(line)
         except OSError as error:
+            self._whole = None
             raise disk_error(error, path) from error
 
-    def read_trials(self) -> list[Trial]:
-        """The history. A last line cut off by a crash is passed over; any other damage is an error."""
-        path = self.path / "trials.jsonl"
-        trials = []
-        for number, line in enumerate(_whole_lines(path).splitlines(), start=1):
+    def read_trials(self, say: Callable[[str], None] = lambda _: None) -> list[Trial]:
+        """The history. A last line cut off by a crash is passed over, a trial that is there twice is named to `say` and
+        counted once; any other damage is an error."""
+        path, found = self.path / "trials.jsonl", dict[str, Trial]()
+        content = _whole_lines(path)
+        self._whole = len(content)
+        for number, line in enumerate(content.splitlines(), start=1):
             try:
-                trials.append(Trial.from_json(json.loads(line)))
-            except (ValueError, TypeError, KeyError) as error:
+                values = json.loads(line)
+                if not isinstance(values, dict):
+                    raise ValueError("it is not a JSON object")
+                trial = Trial.from_json(values)
+            except (ValueError, TypeError, KeyError, AttributeError, UserError) as error:
                 raise UserError(f"{path}, line {number} is damaged ({error}): remove that line to go on.") from None
-        return trials
+            if trial.id in found:
+                say(f"{path}, line {number}: trial {trial.id} is there already; the first one counts")
+            found.setdefault(trial.id, trial)
+        return list(found.values())
+
+    # --- what runs ----------------------------------------------------------------------------------------------
+
+    def journal(self, bills: list[Trial]) -> None:
+        """What runs at this moment costs as much, should the process be killed; none: nothing runs."""
+        with self._journal:  # by two threads
+            if bills:
+                self._write("running.json", {"bills": [bill.to_json() for bill in bills]})
+            else:
+                (self.path / "running.json").unlink(missing_ok=True)
+
+    def settle(self, trials: list[Trial]) -> list[Trial]:
+        """Append what a killed process had spent on trials that are not in the history; returns these bills."""
+        path = self.path / "running.json"
+        if not path.exists():
+            return []
+        try:
+            bills = [Trial.from_json(values) for values in json.loads(path.read_text())["bills"]]
+        except (ValueError, TypeError, KeyError, AttributeError, UserError):
+            bills = []  # it was written atomically: damage has another cause, and there is nothing to go by
+        bills = owed(bills, trials)
+        for bill in bills:
+            self.append(bill)
+        path.unlink(missing_ok=True)
+        return bills
+
+
+def owed(bills: list[Trial], trials: list[Trial]) -> list[Trial]:
+    """Bills of a journal that the history does not have, neither as they are nor in the record of their trial."""
+    known = {trial.id for trial in trials}
+    return [bill for bill in bills if not {bill.id, bill.tags.get("of")} & known]
 
 
 def _whole_lines(path: Path) -> bytes:
@@ -104,8 +165,13 @@ def _whole_lines(path: Path) -> bytes:
 
 def _read(path: Path, missing: str) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        found = json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(missing) from None
-    except json.JSONDecodeError as error:
+    except NotADirectoryError:
+        raise UserError(missing) from None
+    except ValueError as error:
         raise UserError(f"{path} is damaged ({error}): restore or delete it.") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is damaged (it is not a JSON object): restore or delete it.")
+    return found

@@ -6,33 +6,37 @@ Tune sees each proposal as a trial of its own and uses no scheduler: who goes on
 from __future__ import annotations
 
 import logging
+import math
 import os
+import shutil
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # these four are read when Tune is imported
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # these five are read when Tune is imported
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", "3600")  # the history is ours, Tune's state is not used
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # search.execution.watch has its own
 
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
+from ray.exceptions import GetTimeoutError  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
+from search.execution.desk import Desk  # noqa: E402
 from search.execution.session import Session  # noqa: E402
 from search.execution.store import SearchDir  # noqa: E402
-from search.execution.worker import Job, Progress, Worker, calibrate_here, together  # noqa: E402
+from search.execution.watch import AHEAD_SECONDS, Interrupted, Watch  # noqa: E402
+from search.execution.worker import Job, Progress, Worker, calibrate_here  # noqa: E402
 from search.records import Proposal, Trial  # noqa: E402
 from search.strategy import Done  # noqa: E402
 from trainer.cohorts.calibrate import Calibration  # noqa: E402
 from trainer.config import RunConfig  # noqa: E402
 from trainer.data import Prepared  # noqa: E402
 from trainer.errors import UserError  # noqa: E402
+from trainer.local_ray import RayHealth  # noqa: E402
 
 # Tune's snapshot of its own state is not used, and copying it can race with its renaming: that is nobody's business.
 # Which trials failed, and why, is said by hpt.
@@ -41,7 +45,6 @@ for name in ("ray.tune.execution.experiment_state", "ray.tune.tune"):
 
 POLL_SECONDS = 1.0  # a trial reports its progress about this often
 IDLE_SECONDS = 0.05  # and asks this often for its next job
-START_SECONDS = 60.0  # longer is not waited for a process that starts: its node may be gone
 
 
 def resources(gpu: bool) -> dict[str, float]:
@@ -50,19 +53,29 @@ def resources(gpu: bool) -> dict[str, float]:
 
 
 def calibrate_shapes(
-    runs: list[RunConfig], data: Prepared, gpu: bool, threads: int, pack: int | None
-) -> tuple[list[Calibration], float]:
+    runs: list[RunConfig], data: Prepared, gpu: bool, threads: int, pack: int | None, most_seconds: float = math.inf
+) -> tuple[list[Calibration], float, float]:
     """Twenty steps of each run, one after the other, where trials will run; packs as trainer.cohorts has them.
 
-    Also the seconds that a worker took to start: its process, its imports and what is cold at first.
+    Also the seconds that a worker took to start (its process, its imports and what is cold at first), and those that it
+    all took; UserError where that would be more than `most_seconds`.
     """
     remote = ray.remote(num_cpus=1, num_gpus=1 if gpu else 0)(calibrate_here)
-    began, found = time.monotonic(), list[Calibration]()
-    launch = 0.0
+    began, found, launch = time.monotonic(), list[Calibration](), 0.0
     for run in runs:
-        found.append(ray.get(remote.remote(run, data, threads, pack)))
+        task = remote.remote(run, data, threads, pack)
+        left = began + most_seconds - time.monotonic()
+        try:
+            found.append(ray.get(task, timeout=None if left == math.inf else max(0.1, left)))
+        except GetTimeoutError:
+            ray.cancel(task, force=True)
+            raise UserError(
+                f"Timing {len(runs)} shapes alone takes more than {most_seconds:.0f} s of a slot, half of the budget: "
+                "raise it, or use fewer or smaller shapes."
+            ) from None
         launch = launch or time.monotonic() - began - found[0].total_seconds
-    return found, launch + max(0.0, found[0].first_seconds - found[0].typical_seconds)
+    started = launch + max(0.0, found[0].first_seconds - found[0].typical_seconds)
+    return found, started, time.monotonic() - began
 
 
 def execute(
@@ -75,28 +88,90 @@ def execute(
     threads: int,
     on_progress: Callable[[Proposal, Progress], None],
     on_trial: Callable[[Trial], None],
+    last_words: Callable[[str], None] = print,
 ) -> bool:
     """Run the session until it is over; every ended trial is in the directory before `on_trial` hears of it.
 
-    Returns False when it was interrupted (Ctrl-C); then what ran is given up and will be proposed again.
+    Returns False when it was interrupted (Ctrl-C, SIGTERM, SIGHUP); then what ran is billed, given up, and will be
+    proposed again. Where Ray has died or the loop does not answer, `last_words` are said and the process ends.
     """
-    searcher = _AskTell(session, directory, data, slots, threads, on_progress, on_trial)
+
+    def ended(trial: Trial) -> None:
+        _drop_checkpoints(session, directory)
+        on_trial(trial)
+
+    desk = Desk(session, directory.append, slots, on_trial=ended, on_progress=on_progress)
+    loop = _Loop(desk)
+    watch = Watch(desk, directory, loop.end, RayHealth().fault, last_words)
+    loop.check = watch.check
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)  # or the workers would start one after the other
-    with tempfile.TemporaryDirectory(prefix="hpt-tune-") as scratch:
-        tuner = tune.Tuner(
-            tune.with_resources(_Trainable, resources(gpu)),
-            tune_config=tune.TuneConfig(search_alg=searcher, num_samples=-1, reuse_actors=True),
-            run_config=tune.RunConfig(
-                storage_path=scratch,
-                verbose=0,
-                stop=searcher.stop,
-                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            ),
-        )
-        tuner.fit()
-    if searcher.error:
-        raise UserError(searcher.error)
-    return bool(session.over) and not session.running
+    common = {"data": data, "checkpoints": str(directory.checkpoints), "threads": threads}
+    scratch = tempfile.mkdtemp(prefix="hpt-tune-")
+    try:
+        with watch.running():
+            tune.Tuner(
+                tune.with_resources(_Trainable, resources(gpu)),
+                tune_config=tune.TuneConfig(
+                    search_alg=_AskTell(desk, directory, common), num_samples=-1, reuse_actors=True
+                ),
+                run_config=tune.RunConfig(
+                    storage_path=scratch,
+                    verbose=0,
+                    stop=loop.stop,  # type: ignore[arg-type]
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                    callbacks=[loop],
+                ),
+            ).fit()
+    except Interrupted:
+        pass
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    if watch.asked or desk.error:
+        try:
+            desk.cut_off()
+        except UserError as error:  # a full disk: the journal has it
+            raise UserError(desk.error or str(error)) from None
+    directory.journal([])
+    if desk.error:
+        raise UserError(desk.error)
+    return not watch.asked and bool(session.over) and not session.running
+
+
+def _drop_checkpoints(session: Session, directory: SearchDir) -> None:
+    """Delete the trunks that nobody can continue any more."""
+    if not any(trial.trunk is not None for trial in session.trials):
+        return
+    kept = session.strategy.keeps(session.history)
+    for trial in session.trials:
+        if trial.trunk is not None and trial.id not in kept:
+            directory.checkpoint(trial.id).unlink(missing_ok=True)
+
+
+class _Loop(tune.Callback):
+    """Looks in between two events of Tune's loop, and knows the processes of its trials."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.check: Callable[[], None] = lambda: None
+        self.trials: list[Any] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles what it is given, and goes on with the original
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self.trials = trials
+        self.check()
+
+    def stop(self, trial_id: str, result: Mapping[str, Any]) -> bool:
+        """Tune brings every result here first and asks whether to end the job."""
+        return self.desk.news(trial_id, dict(result["news"]))
+
+    def end(self, job: str) -> None:
+        """Kill the process of a job, on whatever node it is."""
+        for trial in self.trials[::-1]:
+            if trial.trial_id == job and (actor := trial.temporary_state.ray_actor) is not None:
+                ray.kill(actor)
+                return
 
 
 class _Trainable(tune.Trainable):
@@ -118,170 +193,34 @@ class _Trainable(tune.Trainable):
         """Nothing: trunks are saved by the worker, where the strategy asked for one."""
 
 
-@dataclass
-class _Pack:
-    """A job under way, and the bills of those in it: whoever trains shares the slot's time."""
-
-    proposals: dict[str, Proposal]
-    """Those that have not ended."""
-    warm: bool = False
-    """Its process is up."""
-    newest: dict[str, Progress] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    since: float = field(default_factory=time.monotonic)
-    longest: float = POLL_SECONDS
-    """Between two results so far: when the next one may be expected."""
-
-    @property
-    def starting(self) -> bool:
-        return not self.warm and time.monotonic() - self.since < START_SECONDS
-
-    def bill(self) -> None:
-        """Share out the time since the last call."""
-        now = time.monotonic()
-        for name in self.proposals:
-            self.seconds[name] += (now - self.since) / len(self.proposals)
-        self.longest, self.since = max(self.longest, now - self.since), now
-
-    def open_seconds(self) -> float:
-        """Not in any trial's record yet, up to its next result."""
-        if not self.proposals:
-            return 0.0
-        return sum(self.seconds[n] for n in self.proposals) + time.monotonic() - self.since + self.longest
-
-
 class _AskTell(Searcher):
-    """Tune asks for jobs and tells of results here; both are passed on to the session, proposal by proposal.
+    """Tune asks for jobs and tells of their ends here; both are passed on to the desk.
 
     Tune ends the process of a trial that ends while no other waits, all but one; and it gives a process that is free to
     a trial whose own is starting, and ends that one. With trials shorter than a process takes to start, a single slot
     would do all the work. So a job ends when its slot can go on at once and all others are up, and not before.
     """
 
-    def __init__(
-        self,
-        session: Session,
-        directory: SearchDir,
-        data: Prepared,
-        slots: int,
-        threads: int,
-        on_progress: Callable[[Proposal, Progress], None],
-        on_trial: Callable[[Trial], None],
-    ) -> None:
+    def __init__(self, desk: Desk, directory: SearchDir, common: dict[str, Any]) -> None:
         super().__init__(metric="training_iteration", mode="max")  # Tune wants one; it decides nothing
-        self.session, self.directory, self.data = session, directory, data
-        self.slots, self.threads = slots, threads
-        self.on_progress, self.on_trial = on_progress, on_trial
-        self.waiting: list[Proposal] = []
-        """Admitted by the session, for a slot that is free."""
-        self.packs: dict[str, _Pack] = {}
-        """By Tune's id."""
-        self.spare = 0
-        """Warm processes that wait for a job."""
-        self.error = ""
+        self.desk, self.directory, self.common = desk, directory, common
 
     def suggest(self, trial_id: str) -> Any:
         """A configuration, None (wait) or FINISHED."""
-        if not self._ask():
+        proposals = self.desk.take(trial_id)
+        if isinstance(proposals, Done):
             return Searcher.FINISHED
-        if not self.waiting or len(self.packs) >= self.slots:
+        if proposals is None:
             return None
-        timing = self.session.problem.cost.timing(self.waiting[0].run)
-        proposals = self._take(timing.pack if timing else 1)
-        self.packs[trial_id] = _Pack({p.id: p for p in proposals}, warm=self.spare > 0)
-        self.spare = max(0, self.spare - 1)
-        job = {
-            "proposals": tuple(proposals),
-            "data": self.data,
-            "checkpoints": str(self.directory.checkpoints),
-            "threads": self.threads,
-            "compile": bool(timing and timing.compiled),
-        }
-        return {"job": job}
-
-    def _ask(self) -> bool:
-        """Have proposals in `waiting` where there are some; False when there will be none any more."""
-        if not self.waiting and not self.error and self._free():
-            most = max((t.pack for t in self.session.problem.cost.timings.values()), default=1)
-            try:
-                answer = self.session.next(self._free() * most)
-            except UserError as error:  # Tune would wrap it in a traceback
-                self.error = str(error)
-            else:
-                if isinstance(answer, Done):
-                    return False
-                self.waiting = answer
-        return not self.error
-
-    def _free(self) -> int:
-        """Slots that train nothing."""
-        return self.slots - sum(bool(pack.proposals) for pack in self.packs.values())
-
-    def _take(self, most: int) -> list[Proposal]:
-        """The next proposal and those that can be trained with it, at most so many, divided among the free slots."""
-        alike = [p for p in self.waiting if together(self.waiting[0], p)]
-        taken = alike[: min(most, -(-len(alike) // self._free()))]
-        self.waiting = [p for p in self.waiting if p not in taken]
-        return taken
-
-    def stop(self, trial_id: str, result: Mapping[str, Any]) -> bool:
-        """Tune brings every result here first and asks whether to end the job: where nothing is left to do in it and
-        something elsewhere, or where a cap on time or money would be passed by its next result."""
-        pack = self.packs[trial_id]
-        pack.warm = True
-        self._note(pack, dict(result["news"]))
-        if pack.proposals and self.session.exhausted(sum(pack.open_seconds() for pack in self.packs.values())):
-            self.session.over = self.session.over or "the budget was reached while trials ran"
-            while self.waiting:
-                self.session.running.pop(self.waiting.pop().id)
-            return True
-        if pack.proposals:
-            return False
-        if not self._ask() or (self.session.over and not self.waiting):
-            return True
-        ready = len(self.packs) == self.slots and not any(pack.starting for pack in self.packs.values())
-        return ready and bool(self.waiting)
+        try:
+            self.directory.journal(self.desk.bills(AHEAD_SECONDS))
+        except UserError as error:  # a full disk: nothing is begun that could not be billed
+            self.desk.error = self.desk.error or str(error)
+        timing = self.desk.session.problem.cost.timing(proposals[0].run)
+        return {"job": {**self.common, "proposals": tuple(proposals), "compile": bool(timing and timing.compiled)}}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        pack = self.packs.pop(trial_id)
-        self.spare += not error
-        reason = "its worker process died" if error else "the budget was reached"
-        for name in list(pack.proposals):
-            progress = replace(pack.newest.get(name, Progress()), status="failed", error=reason)
-            self._end(pack, name, progress)
-
-    def _note(self, pack: _Pack, news: dict[str, Progress]) -> None:
-        pack.bill()
-        pack.newest |= news
-        for name, progress in news.items():
-            if name not in pack.proposals:
-                continue
-            if progress.ended:
-                self._end(pack, name, progress)
-            else:
-                self.on_progress(pack.proposals[name], progress)
-
-    def _end(self, pack: _Pack, name: str, progress: Progress) -> None:
-        proposal = pack.proposals.pop(name)
-        if progress.fatal:
-            self.error = self.error or progress.error
-            return  # not recorded, so a resumed search runs it again
-        trial = self.session.billed(proposal, progress.outcome(), pack.seconds[name])
-        try:
-            self.directory.append(trial)
-        except UserError as problem:
-            self.error = self.error or str(problem)
-            return
-        self.session.finish(trial)
-        self._drop_checkpoints()
-        self.on_trial(trial)
-
-    def _drop_checkpoints(self) -> None:
-        """Delete the trunks that nobody can continue any more."""
-        kept = self.session.strategy.keeps(self.session.history)
-        for trial in self.session.trials:
-            if trial.trunk is not None and trial.id not in kept:
-                Path(self.directory.checkpoint(trial.id)).unlink(missing_ok=True)
+        self.desk.gone(trial_id, died=error)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its searcher to restore it; we restore from the history instead

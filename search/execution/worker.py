@@ -12,6 +12,7 @@ import torch
 
 from search.records import Proposal
 from trainer.architecture.counts import evaluation_flops
+from trainer.checkpoints.file import load_checkpoint
 from trainer.cohorts.calibrate import Calibration, calibrate
 from trainer.cohorts.cohort import Cohort, alike
 from trainer.cohorts.packing import pack_size
@@ -62,6 +63,8 @@ class Progress:
     error: str = ""
     fatal: bool = False
     """The error would hit every other trial as well (a full disk, say)."""
+    orphan: bool = False
+    """Its parent's checkpoint cannot be read: it did not begin, and can only be trained from its start."""
 
     @property
     def ended(self) -> bool:
@@ -117,6 +120,11 @@ class Worker:
                 pack, waiting = pack[:fit], [pack[fit:], *waiting]
             try:
                 yield from _Pack(pack, self.job, device).progress()
+            except _Orphans as error:
+                yield {p.id: Progress(status="failed", orphan=True, error=str(error.causes[p.id])) for p in pack
+                       if p.id in error.causes}  # fmt: skip
+                waiting = [[p for p in pack if p.id not in error.causes], *waiting]
+                waiting = [some for some in waiting if some]
             except torch.OutOfMemoryError as error:  # the memory model was too hopeful: half as many
                 pack = [p for p in pack if p.id in self._open]
                 half = len(pack) // 2
@@ -132,6 +140,30 @@ class Worker:
                 yield {p.id: failed for p in pack if p.id in self._open}
 
 
+class _Orphans(Exception):
+    """Proposals whose parent's checkpoint is missing or damaged, with what was found."""
+
+    def __init__(self, causes: dict[str, UserError]) -> None:
+        self.causes = causes
+
+
+def _loaded(cohort: Cohort, proposals: list[Proposal], folder: Path) -> None:
+    """Every member continues its parent's trunk; _Orphans where that cannot be."""
+    parents = {p.id: folder / f"{p.parent}.safetensors" for p in proposals if p.parent is not None}
+    if not parents:
+        return
+    try:
+        cohort.load(list(parents.values()))
+    except UserError as error:
+        causes = dict[str, UserError]()
+        for name, path in parents.items():
+            try:
+                load_checkpoint(path)
+            except UserError as found:
+                causes[name] = found
+        raise _Orphans(causes or dict.fromkeys(parents, error)) from None
+
+
 class _Pack:
     """A cohort of proposals, with the curves of each."""
 
@@ -139,8 +171,7 @@ class _Pack:
         began, folder = time.perf_counter(), Path(job.checkpoints)
         self.proposals = proposals
         self.cohort = Cohort([p.run for p in proposals], job.data, device, compile=job.compile)
-        if parents := [folder / f"{p.parent}.safetensors" for p in proposals if p.parent is not None]:
-            self.cohort.load(parents)
+        _loaded(self.cohort, proposals, folder)
         self.trunks = {i: folder / f"{p.id}.safetensors" for i, p in enumerate(proposals) if p.keep}
         self.curves: list[list[tuple[int, float]]] = [[] for _ in proposals]
         self.train_curves: list[list[tuple[int, float]]] = [[] for _ in proposals]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from search.evidence.answers import calibration_cost, recommend_from_history
 from search.evidence.cells import cells
@@ -18,6 +19,7 @@ from trainer.errors import UserError
 class EarlyStopping(Strategy):
     """n log-uniform lrs around a usual one, stopped early; the best one's neighbourhood is fitted."""
 
+    grows: ClassVar[bool] = True
     trials: int = 10
     """lrs to try; fewer when the budget holds no more."""
     fraction: float = 0.1

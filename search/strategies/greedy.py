@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from search.evidence.answers import calibration_cost, recommend_from_history
 from search.records import History, Proposal, Recommendation, Trial
@@ -20,6 +21,7 @@ SAME = 0.05  # lrs nearer than this in ln are not tried twice
 class Greedy(Strategy):
     """The whole model without warmup for a few steps at each lr. Cheap, and only a bound on what is stable."""
 
+    grows: ClassVar[bool] = True
     steps: int = 10
     """Of the optimiser, for every trial."""
     start: float | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from search.evidence.answers import calibration_cost, recommend_from_history
 from search.records import History, Proposal, Recommendation
@@ -16,6 +17,7 @@ from trainer.errors import UserError
 class Grid(Strategy):
     """Whole target runs over --lr-range; give it the budget it needs, such as trials x the target's FLOPs."""
 
+    grows: ClassVar[bool] = True
     ratio: float = 2.0
     """From one lr to the next."""
     seeds: int = 2

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from search.budget import Budget
 from search.evidence.answers import calibration_cost
 from search.evidence.cells import Cell, cells
 from search.evidence.law import recommend_by_law
@@ -58,9 +57,10 @@ class Hybrid(Strategy):
     def _parts(self, history: History) -> Iterator[tuple[str, History]]:
         """Each size with its own problem and its own trials, under the ids that its Hyperband gave."""
         runs = self._runs(history.problem)
+        share = history.problem.budget.part(calibration_cost(history), len(runs))
         for run in runs:
             name = f"{run.model.depth}x{run.model.width}"
-            problem = replace(history.problem, target=run, budget=_share(history, len(runs)))
+            problem = replace(history.problem, target=run, budget=share)
             trials = tuple(_inner(name, t) for t in history if t.id.startswith(f"{name}-"))
             running = tuple(_inner(name, p) for p in history.running if p.id.startswith(f"{name}-"))
             yield name, History(problem=problem, trials=trials, running=running)
@@ -75,21 +75,6 @@ class Hybrid(Strategy):
         if not runs:
             raise UserError("hybrid needs a proxy smaller than the target, and there is none.")
         return runs
-
-
-def _share(history: History, count: int) -> Budget:
-    """Each cap less the calibration, over the sizes."""
-    budget, before = history.problem.budget, calibration_cost(history)
-
-    def part(cap: float | None, taken: float) -> float | None:
-        return None if cap is None else max(0.0, cap - taken) / count
-
-    seconds = part(budget.hours and budget.hours * 3600, before.seconds)
-    return Budget(
-        usd=part(budget.usd, before.usd),
-        hours=None if seconds is None else seconds / 3600,
-        flops=part(budget.flops, before.flops),
-    )
 
 
 def _longest(history: History, name: str) -> list[Cell]:

@@ -119,6 +119,12 @@ class Hyperband(Strategy):
             raise UserError(f"--hyperband.reduction-factor {self.reduction_factor} must be at least 2.")
         if self.max_resource is not None:
             return brackets(self.max_resource, self.reduction_factor)
+        key = (self, calibration_cost(history))
+        if key not in history.problem.memo:
+            history.problem.memo[key] = self._largest(history)
+        return history.problem.memo[key]
+
+    def _largest(self, history: History) -> list[list[tuple[int, int]]]:
         budget, before = history.problem.budget, calibration_cost(history)
         # Units below one step would make rungs that differ only in name.
         most = min(self.units, history.problem.target.steps)

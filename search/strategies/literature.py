@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from scaling.hypotheses import copy_sd
 from scaling.optimum import Optimum
@@ -28,6 +29,7 @@ class Literature(Strategy):
     the measurement is surer than the laws.
     """
 
+    grows: ClassVar[bool] = True
     trials: int = 3
     """0 to 3; 0 runs nothing."""
     fraction: float = 0.1

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from search.budget import Spending
 from search.records import History, Problem, Proposal, Recommendation
@@ -25,6 +26,8 @@ NEAR = 0.2
 @dataclass(frozen=True, kw_only=True)
 class Transfer(TransferSettings, Strategy):
     """Cost-constrained c-optimal design on the batch-conditional law of ln lr*(N, D, B)."""
+
+    grows: ClassVar[bool] = True
 
     def plan(self, history: History) -> list[Stage]:
         """The design as it would go if every trial ended as expected, and what that leaves of the budget."""

@@ -19,10 +19,10 @@ from trainer.config import DataConfig
 from trainer.data.corpus import corpus_files, documents, held_out_rank
 from trainer.data.fetch import CORPORA
 from trainer.data.folders import cache_dir as cache_dir
-from trainer.data.shards import read_shard, write_shard
+from trainer.data.shards import damage, read_shard, seal, write_shard
 from trainer.data.tokenizer import END_OF_TEXT, bpe_size, load_tokenizer, train_tokenizer
 from trainer.errors import UserError
-from trainer.files import write_atomic
+from trainer.files import disk_error, write_atomic
 
 FORMAT = 2  # of the cache; a change of anything below that alters shards raises it
 HELD_OUT = 0.05  # of the documents, or more where val_tokens need it
@@ -66,11 +66,7 @@ def prepare(
         prepared = _ready_made(data, files)
     else:
         folder = cache_dir() / "data" / _key(data, files)
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):
-            if not (folder / "prepared.json").exists():
-                _build(data, size, folder, say)
-        prepared = _read(folder)
+        prepared = _found(folder, say) or _made(data, size, folder, say)
     if vocabulary is not None and prepared.vocabulary > vocabulary:
         raise UserError(
             f"Tokenizer {data.tokenizer} has {prepared.vocabulary:,} ids and the model's vocabulary only "
@@ -131,6 +127,7 @@ def _build(data: DataConfig, size: int | None, folder: Path, say: Callable[[str]
     for name, part in (("val", val), ("train", train)):
         say(f"tokenising {len(part):,} documents for {name}")
         counts[name] = write_shard(folder / f"{name}.bin", _tokenised(part, encoding), encoding.n_vocab)
+        seal(folder / f"{name}.bin")
     values = {
         "tokenizer": spec,
         "train_tokens": counts["train"],
@@ -145,6 +142,35 @@ def _build(data: DataConfig, size: int | None, folder: Path, say: Callable[[str]
 def _read(folder: Path) -> Prepared:
     values = json.loads((folder / "prepared.json").read_text())
     return Prepared(train=(folder / "train.bin",), val=(folder / "val.bin",), **values)
+
+
+def _found(folder: Path, say: Callable[[str], None]) -> Prepared | None:
+    """What was prepared before, whole; None: it is not here, or damaged and to be made again. Nothing is written, so a
+    cache that is read-only will do."""
+    try:
+        prepared = _read(folder)
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError) as error:
+        say(f"{folder / 'prepared.json'} is damaged ({error}): preparing the corpus again")
+        return None
+    for path in (*prepared.train, *prepared.val):
+        if fault := damage(path, prepared.vocabulary):
+            say(f"{fault}: preparing the corpus again")
+            return None
+    return prepared
+
+
+def _made(data: DataConfig, size: int | None, folder: Path, say: Callable[[str], None]) -> Prepared:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):
+            if (prepared := _found(folder, say)) is None:  # another process may have made it meanwhile
+                _build(data, size, folder, say)
+                prepared = _read(folder)
+    except OSError as error:
+        raise disk_error(error, folder / "prepared.json") from error
+    return prepared
 
 
 def _sample(texts: list[str]) -> Iterator[str]:
@@ -198,6 +224,11 @@ def _ready_made(data: DataConfig, files: list[Path]) -> Prepared:
             f"Token shards were made with a known tokenizer: name it with --tokenizer, not {data.tokenizer}."
         )
     encoding = load_tokenizer(data.tokenizer)
+    for path in (*train, *val):
+        if fault := damage(path, encoding.n_vocab):
+            raise UserError(
+                f"{fault}: fetch it again (python -m hpt.data get NAME --tokens N), or name its own --tokenizer."
+            )
     return Prepared(
         train=tuple(train),
         val=tuple(val),

@@ -1,0 +1,69 @@
+"""Where a search begins or goes on: its configuration, from the command line or its directory, and the directory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from hpt.console import cli
+from hpt.console.settings import SearchConfig, changed, check_top_up, from_json
+from search.execution.store import SearchDir
+from trainer.errors import UserError
+
+
+def read_config(argv: Sequence[str]) -> tuple[SearchConfig, SearchConfig | None]:
+    """The configuration, and the one that the search was begun with where it continues one: the same but for its
+    budget, which may be raised."""
+    resume = cli.value_of("--resume", argv)
+    if resume is None:
+        return cli.parse(SearchConfig, argv, "hpt.search"), None
+    document = SearchDir(Path(resume)).read_config("search")
+    begun = from_json(document["search"], Path(resume))
+    if ":" in begun.strategy and cli.value_of("--strategy", argv) != begun.strategy:
+        raise UserError(
+            f"{resume} was searched by {begun.strategy}, code of its own: name it again, --resume {resume} "
+            f"--strategy {begun.strategy}, to have it run."
+        )
+    saved = replace(begun, **document.get("budgets", {}))
+    again = cli.parse(SearchConfig, argv, "hpt.search", default=saved)
+    if flags := changed(again, saved):
+        raise UserError(
+            f"{resume} was made with other values of {', '.join(flags)}: leave them out to go on "
+            "with it, or start a new search with another --name."
+        )
+    check_top_up(again, saved)
+    return again, begun
+
+
+def claimed(config: SearchConfig) -> SearchDir:
+    """The search's directory, locked before anything in it is looked at: two that begin at once never share one."""
+    if config.resume is not None:
+        directory = SearchDir(config.resume)
+        directory.lock()
+        return directory
+    for path in free_directories(config):
+        directory = SearchDir(path)
+        try:
+            directory.lock()
+        except UserError:
+            if config.name is not None:
+                raise
+            continue
+        if not directory.begun:
+            return directory
+        directory.unlock()  # somebody began and ended there since we looked
+    raise UserError(f"{config.out} has no name left for this search: choose another --name.")
+
+
+def free_directories(config: SearchConfig) -> Iterator[Path]:
+    """Directories that no search has used, the best first. One that was given up before its first trial is free."""
+    if config.name is not None:
+        path = config.out / config.name
+        if SearchDir(path).begun:
+            raise UserError(f"{path} holds a search already: go on with --resume {path}, or choose another --name.")
+        yield path
+        return
+    base = f"{config.target}-{config.strategy.rpartition(':')[2]}"
+    names = [base, *(f"{base}-{i}" for i in range(2, 10_000))]
+    yield from (path for path in (config.out / name for name in names) if not SearchDir(path).begun)
