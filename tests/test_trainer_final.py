@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import socket
@@ -150,43 +151,81 @@ def test_a_model_that_does_not_fit_says_what_would(
 # --- several workers ----------------------------------------------------------------------------------------------
 
 
-def _worker(rank: int, size: int, kind: str, port: int, folder: Path, queue: Any) -> None:
+UNEVEN = replace(RUN, batch=7 * 16, tokens=7 * 16 * 6, warmup=0, data=DataConfig(val_tokens=3 * 16))
+"""Seven sequences a step, two a pass, and fewer held-out sequences than workers."""
+Case = tuple[str, int, RunConfig]
+CASES: list[Case] = [("ddp", 2, RUN), ("fsdp", 2, RUN), ("ddp", 3, UNEVEN), ("ddp", 5, UNEVEN)]
+CASES += [("fsdp", size, UNEVEN) for size in (2, 3, 4, 5)]
+
+
+def shared_plan(folder: Path, case: Case) -> Plan:
+    kind, size, run = case
+    return replace(plan(folder / f"{kind}-{size}-{run.batch}", shard=kind == "fsdp"), run=run)
+
+
+def _worker(rank: int, ports: list[int], folder: Path, queue: Any) -> None:
     torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=size)
-    made = plan(folder / f"{kind}-{size}", shard=kind == "fsdp")
-    found = list(final(made, make_data(folder / f"data-{rank}"), device=CPU, parallel=Parallel.current(kind)))  # type: ignore[arg-type]
-    if rank == 0:
-        queue.put(found[-1])
-    torch.distributed.destroy_process_group()
+    made = make_data(folder / f"data-{rank}")
+    for case, port in zip(CASES, ports, strict=True):
+        kind, size, _ = case
+        if rank < size:
+            store = torch.distributed.TCPStore("127.0.0.1", port, size, is_master=rank == 0)
+            torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=size)
+            parallel = Parallel.current(kind)  # type: ignore[arg-type]
+            found = list(final(shared_plan(folder, case), made, device=CPU, parallel=parallel))
+            torch.distributed.destroy_process_group()
+            if rank == 0:
+                queue.put((case, found[-1]))
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
-def test_two_workers_agree_with_one(kind: str, data: Prepared, tmp_path: Path) -> None:
-    alone = rows(plan(tmp_path / "alone"), data)[-1]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[Case, Row]]]:
+    """The last row of each case: the same five processes make them all, since starting one takes seconds."""
+    folder = tmp_path_factory.mktemp("workers")
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in CASES]
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    workers = [context.Process(target=_worker, args=(r, 2, kind, port, tmp_path, queue)) for r in range(2)]
+    workers = [context.Process(target=_worker, args=(rank, ports, folder, queue), daemon=True) for rank in range(5)]
     for worker in workers:
         worker.start()
-    together = queue.get(timeout=120)
+    found = dict(queue.get(timeout=180) for _ in CASES)
+    yield folder, found
     for worker in workers:
         worker.join(30)
-    np.testing.assert_allclose(losses_of(together["log"]), losses_of(alone["log"]), rtol=2e-4)
+        worker.kill()
+
+
+@pytest.mark.timeout(480)  # five processes on a busy machine
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case[0]}-{case[1]}-{'un' * (case[2] is UNEVEN)}even")
+def test_several_workers_agree_with_one(
+    case: Case, together: tuple[Path, dict[Case, Row]], data: Prepared, tmp_path: Path
+) -> None:
+    """Also where nothing divides among them: there it hung before every worker made as many passes."""
+    folder, found = together
+    alone = rows(replace(plan(tmp_path), run=case[2]), data)[-1]
+    np.testing.assert_allclose(losses_of(found[case]["log"]), losses_of(alone["log"]), rtol=2e-4)
     # What several workers saved, one goes on from.
-    state = Saver(Store(str(tmp_path / f"{kind}-2"))).newest(print)
-    assert state is not None and state[1]["step"] == 60
-    last = rows(plan(tmp_path / f"{kind}-2", shard=kind == "fsdp"), data)[-1]
-    assert last["val_loss"] == pytest.approx(together["val_loss"], rel=1e-5)
+    made = shared_plan(folder, case)
+    state = Saver(Store(made.store)).newest(print)
+    assert state is not None and state[1]["step"] == case[2].steps
+    assert rows(made, data)[-1]["val_loss"] == pytest.approx(found[case]["val_loss"], rel=1e-5)
 
 
 def losses_of(log: list[Row]) -> np.ndarray:
     return np.array(
         [[r["train_loss"], r["grad_norm"], r["val_loss"]] for r in log if r["train_loss"] and r["val_loss"]]
     )
+
+
+def test_every_worker_makes_as_many_passes() -> None:
+    for sequences, size, most in itertools.product(range(1, 40), range(1, 7), range(1, 6)):
+        passes = [Parallel(rank, size).passes(sequences, most) for rank in range(size)]
+        assert len({len(mine) for mine in passes}) == 1
+        assert max(len(part) for mine in passes for part in mine) <= most
+        assert [i for mine in passes for part in mine for i in part] == list(range(sequences))
 
 
 # --- an object store ----------------------------------------------------------------------------------------------

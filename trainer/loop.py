@@ -87,13 +87,12 @@ class Training:
         run, workers = self.run, self.parallel
         set_lr(self.optimizer, self.peak_lr * multiplier(run, self.step))
         sequences = run.batch // run.model.context
-        mine = workers.share(sequences)
-        batch = self.train_batches.sequences(self.step * sequences + mine.start, mine.stop - mine.start)
         total = torch.zeros((), device=self.device)
-        parts = np.array_split(batch, -(-len(batch) // self.micro_batch))
-        for i, part in enumerate(parts):
-            with workers.accumulate(self.model, last=i + 1 == len(parts)):
-                loss = self._loss(part) * (len(part) / sequences)
+        passes = workers.passes(sequences, self.micro_batch)
+        for i, part in enumerate(passes):
+            batch = self.train_batches.sequences(self.step * sequences + part.start, len(part) or 1)
+            with workers.accumulate(self.model, last=i + 1 == len(passes)):
+                loss = self._loss(batch) * (len(part) / sequences)  # an empty pass reads one, with weight 0
                 (loss * workers.size).backward()  # workers' gradients are averaged
             total += loss.detach()
         workers.sum(total)
@@ -125,10 +124,9 @@ class Training:
     def evaluate_some(self, sequences: int) -> float:
         """Mean loss on the first `sequences` held-out sequences."""
         total = torch.zeros((), dtype=torch.float64)
-        mine = self.parallel.share(sequences)
-        for first in range(mine.start, mine.stop, self.micro_batch):
-            part = self.val_batches.sequences(first, min(self.micro_batch, mine.stop - first))
-            total += self._loss(part).item() * len(part)
+        for part in self.parallel.passes(sequences, self.micro_batch):
+            loss = self._loss(self.val_batches.sequences(part.start, len(part) or 1))
+            total += loss.item() * len(part)
         return self.parallel.sum(total.to(self.device)).item() / sequences
 
     # --- checkpoints --------------------------------------------------------------------------------------------

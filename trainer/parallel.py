@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -63,13 +64,22 @@ class Parallel:
 
         device = model.embedding.weight.device
         ids = [device.index or 0] if device.type == "cuda" else None
-        self._wrapped = DistributedDataParallel(_Loss(model), device_ids=ids, gradient_as_bucket_view=True)
+        self._wrapped = DistributedDataParallel(
+            _Loss(model), device_ids=ids, gradient_as_bucket_view=True, broadcast_buffers=False
+        )
         return self._wrapped
 
     def share(self, sequences: int) -> slice:
         """This worker's part of a step's sequences; parts differ by one at most."""
         ends = [sequences * r // self.size for r in (self.rank, self.rank + 1)]
         return slice(*ends)
+
+    def passes(self, sequences: int, most: int) -> list[range]:
+        """This worker's part of `sequences`, cut into forward passes of at most `most`. Every worker makes equally many,
+        since each of them is a meeting (fully_shard gathers weights); so a part may be empty."""
+        mine, largest = self.share(sequences), -(-sequences // self.size)
+        parts = np.array_split(range(mine.start, mine.stop), -(-largest // most))
+        return [range(int(part[0]), int(part[-1]) + 1) if len(part) else range(0) for part in parts]
 
     @contextmanager
     def accumulate(self, model: Transformer, last: bool) -> Iterator[None]:
