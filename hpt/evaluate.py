@@ -21,7 +21,7 @@ from hpt.console import cli
 from trainer.checkpoints.trained import open_trained
 from trainer.errors import UserError
 from trainer.evals import EVALUATORS, evaluate, locate
-from trainer.files import write_atomic
+from trainer.files import read_json, write_atomic
 
 QUIET_SECONDS = 5.0  # before progress is shown
 PLAIN_SECONDS = 15.0  # between lines where the output is not a terminal
@@ -53,7 +53,9 @@ def main(argv: Sequence[str]) -> int:
     kept = results_path(trained.path)
     results = read_results(kept)
     with shown(console, "fetching") as progress:
-        paths = {task: locate(task, given.get(task), config.download, progress(task)) for task in config.tasks}
+        paths = {
+            task: locate(task, given.get(task), config.download, progress(task), console.print) for task in config.tasks
+        }
     ours: dict[str, dict[str, Any]] = {}
     for task, path in paths.items():
         began = time.perf_counter()
@@ -78,6 +80,8 @@ def main(argv: Sequence[str]) -> int:
 
 def check(config: EvaluateConfig) -> None:
     """UserError for tasks and flags that mean nothing."""
+    if not config.tasks:
+        raise UserError(f"--tasks names none: give some of {', '.join(EVALUATORS)}.")
     for task in (*config.tasks, *(_pair(text)[0] for text in config.data)):
         if task not in EVALUATORS:
             near = get_close_matches(task, EVALUATORS, n=1)
@@ -85,8 +89,6 @@ def check(config: EvaluateConfig) -> None:
             raise UserError(f"There is no evaluation called {task!r}: {hint}")
     if unused := [task for task, _ in map(_pair, config.data) if task not in config.tasks]:
         raise UserError(f"--data gives a file for {unused[0]}, which is not among --tasks: add it there.")
-    if config.limit is not None and config.limit < 1:
-        raise UserError(f"--limit {config.limit} must be at least 1.")
 
 
 def _pair(text: str) -> tuple[str, Path]:
@@ -104,10 +106,7 @@ def results_path(checkpoint: Path) -> Path:
 
 def read_results(path: Path) -> dict[str, Any]:
     """What was evaluated before, by task."""
-    try:
-        return dict(json.loads(path.read_text())) if path.exists() else {}
-    except ValueError:
-        raise UserError(f"{path} is damaged: delete it.") from None
+    return read_json(path) if path.exists() else {}
 
 
 def table(results: dict[str, dict[str, Any]], title: str) -> Table:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 from trainer.errors import UserError
+from trainer.ranges import RUN, check_ranges
 
 T = TypeVar("T")
 Schedule = Literal["cosine", "linear", "constant", "wsd"]
@@ -47,8 +48,7 @@ class ModelConfig:
     rope_base: float = 10000.0
 
     def __post_init__(self) -> None:
-        for name in ("depth", "width", "heads", "context", "vocabulary"):
-            _positive(f"model.{name}", getattr(self, name))
+        check_ranges(self, RUN, "model.")
         if self.width % self.heads:
             raise UserError(
                 f"model.heads={self.heads} does not divide model.width={self.width}: "
@@ -96,6 +96,9 @@ class DataConfig:
     mask_documents: bool = False
     """Keep attention inside a document where several are packed into one sequence."""
 
+    def __post_init__(self) -> None:
+        check_ranges(self, RUN, "data.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
@@ -137,24 +140,18 @@ class RunConfig:
     """Seeds initial weights and data order alike; trials of one search share it (paired differences)."""
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "batch"):
-            _positive(name, getattr(self, name))
-        if self.lr is not None and not 0 < self.lr < float("inf"):
-            raise UserError(f"lr={self.lr} must be a positive number.")
+        check_ranges(self, RUN)
         if self.batch % self.model.context:
             raise UserError(
                 f"batch={self.batch} tokens is not a multiple of the context of {self.model.context}: "
                 f"use {max(1, round(self.batch / self.model.context)) * self.model.context}."
             )
-        for name, low, high in (
-            ("cooldown", 0, 1),
-            ("final_fraction", 0, 1),
-            ("weight_decay", 0, 1e3),
-            ("clip", 0, 1e9),
-        ):
-            if not low <= getattr(self, name) <= high:
-                raise UserError(f"{name}={getattr(self, name)} must lie between {low} and {high:g}.")
-        if self.warmup < 0 or self.warmup > self.tokens:
+        if self.data.val_tokens < self.model.context:
+            raise UserError(
+                f"data.val_tokens={self.data.val_tokens} is not one sequence of the model's context of "
+                f"{self.model.context}: use data.val_tokens={self.model.context} or more."
+            )
+        if self.warmup > self.tokens:
             raise UserError(f"warmup={self.warmup} tokens must lie between 0 and tokens={self.tokens}.")
 
     @property
@@ -180,12 +177,30 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(kind: type[T], values: dict[str, Any]) -> T:
-    """The dataclass `kind` from plain JSON values; unknown fields are a UserError."""
+    """The dataclass `kind` from plain JSON values. UserError for unknown and missing fields and for values of another
+    type; `from_json` names the file as well."""
+    if not isinstance(values, dict):
+        raise UserError(f"{kind.__name__} needs fields with values, and this is {_shown(values)}.")
     hints = typing.get_type_hints(kind)
-    fields = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    if unknown := sorted(set(values) - fields):
+    fields = {f.name: f for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    if unknown := sorted(set(values) - set(fields)):
         raise UserError(f"{kind.__name__} has no field {', '.join(unknown)}; it has {', '.join(sorted(fields))}.")
-    return kind(**{name: _revive(hints[name], value) for name, value in values.items()})
+    needed = [n for n, f in fields.items() if f.default is f.default_factory is dataclasses.MISSING]
+    if missing := [name for name in needed if name not in values]:
+        raise UserError(f"{kind.__name__} has no {', '.join(missing)}, which it needs.")
+    revived = {name: _revive(hints[name], value) for name, value in values.items()}
+    for name, value in revived.items():
+        if not _fits(hints[name], value):
+            raise UserError(f"{kind.__name__}.{name} is {_shown(value)}, not of type {_called(hints[name])}.")
+    return kind(**revived)
+
+
+def from_json(kind: type[T], values: Any, source: object) -> T:
+    """The same of what a file holds; `source` is named in the sentence."""
+    try:
+        return from_dict(kind, values)
+    except UserError as error:
+        raise UserError(f"{source} is damaged or not hpt's: {error}") from None
 
 
 def override(config: T, assignments: typing.Iterable[str]) -> T:
@@ -199,6 +214,9 @@ def override(config: T, assignments: typing.Iterable[str]) -> T:
         kind, place = type(config), values
         for part in path:
             kind, place = _hint(kind, part, assignment), place[part]
+        if dataclasses.is_dataclass(inner := _hint(kind, name, assignment)):
+            known = ", ".join(f"{name}.{f.name}" for f in dataclasses.fields(inner))
+            raise UserError(f"--set {assignment}: {name} is not one value; set {known}.")
         place[name] = _parse(_hint(kind, name, assignment), text.strip(), assignment)
     return from_dict(type(config), values)
 
@@ -222,7 +240,10 @@ def _parse(hint: Any, text: str, where: str) -> Any:
             raise UserError(f"--set {where}: choose from {', '.join(map(str, arguments))}.")
         return text
     if origin is tuple:
-        return tuple(_parse(a, part, where) for a, part in zip(arguments, text.split(","), strict=True))
+        parts = text.split(",")
+        if len(parts) != len(arguments):
+            raise UserError(f"--set {where}: {len(arguments)} values with commas between are needed, not {len(parts)}.")
+        return tuple(_parse(a, part, where) for a, part in zip(arguments, parts, strict=True))
     try:
         if hint is bool:
             return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
@@ -232,19 +253,47 @@ def _parse(hint: Any, text: str, where: str) -> Any:
                 raise ValueError
             return int(value)
         return hint(text)
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, OverflowError):
         raise UserError(f"--set {where}: {text!r} is not of type {getattr(hint, '__name__', hint)}.") from None
 
 
 def _revive(hint: Any, value: Any) -> Any:
     if isinstance(value, dict) and dataclasses.is_dataclass(hint):
         return from_dict(typing.cast(type, hint), value)
-    return tuple(_revive(Any, item) for item in value) if isinstance(value, list) else value
+    if isinstance(value, list) and typing.get_origin(hint) is not list:
+        return tuple(_revive(Any, item) for item in value)
+    return value
 
 
-def _positive(name: str, value: float) -> None:
-    if value <= 0:
-        raise UserError(f"{name}={value} must be positive.")
+def _fits(hint: Any, value: Any) -> bool:
+    """Whether a revived value is of a field's type; of the inside of dicts and lists nothing is asked."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Annotated:
+        return _fits(arguments[0], value)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(a, value) for a in arguments)
+    if origin is Literal:
+        return value in arguments
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        each = [arguments[0]] * len(value) if arguments[1:] == (...,) else arguments
+        return len(each) == len(value) and all(_fits(a, v) for a, v in zip(each, value, strict=True))
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    plain = origin or hint
+    return not isinstance(plain, type) or isinstance(value, plain)
+
+
+def _called(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."
 
 
 def _divisors(n: int) -> str:

@@ -12,8 +12,9 @@ from typing import Any
 
 import torch
 
+from trainer.addresses import shown
 from trainer.architecture.counts import flops_per_token
-from trainer.checkpoints.file import unpack
+from trainer.checkpoints.file import step_of, unpack
 from trainer.checkpoints.saver import Saver
 from trainer.checkpoints.storage import Store
 from trainer.cohorts.memory import micro_batch
@@ -163,19 +164,21 @@ class _Keeper:
         found = self.saver.newest(self.say if training.parallel.rank == 0 else lambda text: None)
         if found is not None:
             tensors, state, name = found
+            step = step_of(state, self.saver.store.join(name))
             if state["run"] != json.loads(json.dumps(to_dict(plan.run))):
                 raise UserError(
-                    f"{plan.store} holds another run: choose another --out, or use the arguments it was made with."
+                    f"{self.saver.store.shown} holds another run: choose another --out, or use the arguments it was made with."
                 )
             training.restore(tensors, self.saver.store.join(name))
-            training.step, self.log, self.before = state["step"], state["log"], state["seconds"]
+            training.step, self.log, self.before = step, state["log"], state["seconds"]
             self.say(f"going on from step {training.step:,} ({self.saver.store.join(name)})")
         elif plan.init_from is not None:
             folder, _, name = plan.init_from.rpartition("/")
             content = Store(folder or ".").read(name)
             if content is None:
-                raise UserError(f"There is no checkpoint {plan.init_from} to start from.")
-            training.restore(unpack(content, plan.init_from)[0], plan.init_from, moments=plan.start_step > 0)
+                raise UserError(f"There is no checkpoint {shown(plan.init_from)} to start from.")
+            source = shown(plan.init_from)
+            training.restore(unpack(content, source)[0], source, moments=plan.start_step > 0)
         if found is None and plan.start_step:
             if plan.start_step >= training.run.steps:
                 raise UserError(f"--start-step {plan.start_step} lies beyond the run's {training.run.steps} steps.")

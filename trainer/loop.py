@@ -15,7 +15,7 @@ from torch import Tensor
 
 from trainer.architecture.counts import run_flops
 from trainer.architecture.model import Transformer
-from trainer.checkpoints.file import load_checkpoint, save_checkpoint
+from trainer.checkpoints.file import load_checkpoint, save_checkpoint, step_of
 from trainer.config import RunConfig, to_dict
 from trainer.data import Batches, Prepared
 from trainer.devices import pick_device, use_bf16
@@ -150,8 +150,9 @@ class Training:
     def load(self, path: Path) -> None:
         """Continue from a checkpoint of the same model; schedule and lr are this run's own."""
         tensors, state = load_checkpoint(path)
+        step = step_of(state, path)
         self.restore(tensors, str(path))
-        self.step = state["step"]
+        self.step = step
 
     def restore(self, tensors: dict[str, Tensor], source: str, moments: bool = True) -> None:
         """Weights, and the optimiser's moments where there are some, from `tensors`; `source` names them in errors."""

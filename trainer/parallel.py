@@ -75,8 +75,8 @@ class Parallel:
         return slice(*ends)
 
     def passes(self, sequences: int, most: int) -> list[range]:
-        """This worker's part of `sequences`, cut into forward passes of at most `most`. Every worker makes equally many,
-        since each of them is a meeting (fully_shard gathers weights); so a part may be empty."""
+        """This worker's part of `sequences`, cut into forward passes of at most `most`. Every worker makes equally many
+        passes, since each is a meeting (fully_shard gathers weights there); so one may be empty."""
         mine, largest = self.share(sequences), -(-sequences // self.size)
         parts = np.array_split(range(mine.start, mine.stop), -(-largest // most))
         return [range(int(part[0]), int(part[-1]) + 1) if len(part) else range(0) for part in parts]

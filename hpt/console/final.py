@@ -209,7 +209,7 @@ def dry_run(plan: Plan, data: Prepared, workers: int, usd_per_hour: float, conso
         f"{short(run.batch / measured.step_seconds)} tokens/s on {device_name(device)}{mfu}\n"
         f"{duration(seconds)}{price}{sharing}; {plan.evaluations} validations take {passes / seconds / workers:.1%}\n"
         f"about {memory:.1f} GiB of memory at {sequences} sequences a pass; "
-        f"a checkpoint is {12 * total / 2**30:.2f} GiB, {plan.keep} are kept in {plan.store}\n"
+        f"a checkpoint is {12 * total / 2**30:.2f} GiB, {plan.keep} are kept in {Store(plan.store).shown}\n"
         "dry run: nothing was trained but the steps that were timed, nothing was written"
     )
     return {

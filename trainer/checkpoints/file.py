@@ -49,6 +49,14 @@ def unpack(content: bytes, source: str) -> tuple[dict[str, Tensor], dict[str, An
         raise UserError(f"{source} is damaged or not a checkpoint of hpt ({reason}): delete it and resume.") from None
 
 
+def step_of(state: dict[str, Any], source: object) -> int:
+    """Of a training's state; UserError for a checkpoint of something else."""
+    step = state.get("step") if isinstance(state, dict) else None
+    if not isinstance(step, int) or isinstance(step, bool) or step < 0 or not isinstance(state.get("run"), dict):
+        raise UserError(f"{source} is no checkpoint of a run (it does not say which run, and at which step).")
+    return step
+
+
 def checkpoint_path(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}.safetensors"
 

@@ -36,10 +36,13 @@ def cached(task: str) -> Path | None:
     return next((p for p in found if p.exists() and not p.name.endswith(".part")), None)
 
 
-def fetch(task: str, url: str, sha256: str, progress: Callable[[int, int], None]) -> Path:
+def fetch(
+    task: str, url: str, sha256: str, progress: Callable[[int, int], None], say: Callable[[str], None] = print
+) -> Path:
     """Fetch a task's file into the cache, whole or not at all; `progress` gets bytes done and bytes of all.
 
-    The length that the server promises is checked, and the checksum where one is known (`sha256` not empty).
+    The length that the server promises is checked, and the checksum where one is recorded (`sha256` not empty); where
+    none is, `say` is told so.
     """
     target = cache_dir() / "evals" / (task + "".join(Path(url).suffixes[-1:]))
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -60,6 +63,8 @@ def fetch(task: str, url: str, sha256: str, progress: Callable[[int, int], None]
         if sha256 and digest.hexdigest() != sha256:
             raise UserError(f"{url} is not the file hpt knows (sha256 {digest.hexdigest()}): give one with --data.")
         os.replace(partial, target)
+        if not sha256:
+            say(f"{task}: fetched, and not checked, for no SHA-256 of it is recorded. It is {digest.hexdigest()}.")
     except (OSError, http.client.HTTPException) as error:
         if isinstance(error, urllib.error.HTTPError):
             error.close()  # it holds the connection
