@@ -17,8 +17,8 @@ from hpt.reports.gather import read_answer
 from hpt.tracking.mirror import FinalRun
 from hpt.tracking.mirror import tracking_uri as uri_of
 from search.execution.store import SearchDir
+from trainer.addresses import masked
 from trainer.checkpoints.storage import Store
-from trainer.addresses import shown
 from trainer.config import RunConfig, from_json, override, to_dict
 from trainer.data import Prepared, check_enough, prepare
 from trainer.errors import UserError
@@ -126,7 +126,7 @@ def main(argv: Sequence[str]) -> int:
         train_here(plan, data, follower)
     code, result = show_result(follower, answer, config.usd_per_hour * (config.workers or 1))
     loss = "" if result.get("loss") is None else f", validation loss {result['loss']:.4f}"
-    config.answer({**result, "directory": shown(out)}, f"{result['status']}{loss}")
+    config.answer({**result, "directory": masked(out)}, f"{result['status']}{loss}")
     return code
 
 

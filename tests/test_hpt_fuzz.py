@@ -1,4 +1,4 @@
-"""Whatever is typed and whatever the files hold: a sentence and exit code 2, or a result; never a traceback, nothing lost.
+"""Whatever is typed and whatever files hold: a sentence and exit code 2, or a result; no traceback, nothing lost.
 
 One warm process, without training: what a command begins when its input is good is tested elsewhere.
 """
@@ -81,8 +81,9 @@ def nothing_begins(monkeypatch: pytest.MonkeyPatch, place: Path, tmp_path: Path)
         raise Begun
 
     for name in (
-        "hpt.train.prepare", "hpt.search.make_ready", "hpt.cost.timed", "hpt.ablate.execute", "hpt.mup.coordinate_check",
-        "hpt.mup.prepare", "hpt.bench._measure", "hpt.data.fetch", "hpt.data.prepare", "hpt.ui.subprocess",
+        "hpt.train.prepare", "hpt.search.make_ready", "hpt.cost.timed", "hpt.ablate.execute",
+        "hpt.mup.coordinate_check", "hpt.mup.prepare", "hpt.bench._measure", "hpt.data.fetch", "hpt.data.prepare",
+        "hpt.ui.free_port",
         "hpt.evaluate.evaluate", "hpt.merge.find_domains", "hpt.generate.generate", "hpt.compare.load_table",
     ):  # fmt: skip
         module, _, attribute = name.rpartition(".")
@@ -123,7 +124,8 @@ BEGINNING = {  # of a command line that is good, for bad flags to come behind
     "merge": ["{}/run", "{}/run", "--out", "merged"], "convert": ["{}/run", "out", "--to", "pt"],
     "regret": ["--searches", "{}/search", "--truth", "{}/search/trials.jsonl"],
     "ablate": ["--variant", "a=model.bias=false", "--lr", "1e-3"], "compare": ["--table", "{}/search/trials.jsonl"],
-    "data": ["inspect", "python"], "ui": [], "search": [], "cost": [], "mup": [], "bench": ["step"], "completion": ["bash"],
+    "data": ["inspect", "python"], "ui": [], "search": [], "cost": [], "mup": [], "bench": ["step"],
+    "completion": ["bash"],
 }  # fmt: skip
 
 
@@ -185,8 +187,8 @@ NO_RANGE = {"--transfer.sizes", "--transfer.uses"}  # infinity is a value of the
     ["betas=0.9", "betas=0.9,2", "tokens=inf", "tokens=nan", "seed=-1", "seed=1e300", "model.kv_heads=-2", "eps=-1",
      "model.ffn=-5", "model=3", "data=x", "model.norm_eps=-1", "micro_batch=-1", "micro_batch=0", "data.val_tokens=-5",
      "data.val_tokens=1", "data.epochs=nan", "lr=nan", "lr=-1", "weight_decay=nan", "model.depth=0", "model.heads=0",
-     "model.context=0", "model.rope_base=0", "base_width=0", "loss_cap=nan", "warmup=-1", "clip=inf", "x=1", "x.y=1", "=",
-     "model.depth", "model.depth=", "model.bias=maybe", "schedule=x", "cooldown=2", "model.depth.x=1", "lr.x=1"],
+     "model.context=0", "model.rope_base=0", "base_width=0", "loss_cap=nan", "warmup=-1", "clip=inf", "x=1", "x.y=1",
+     "=", "model.depth", "model.depth=", "model.bias=maybe", "schedule=x", "cooldown=2", "model.depth.x=1", "lr.x=1"],
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["train", "search", "cost", "mup", "ablate"])
 def test_a_field_that_cannot_be(name: str, assignment: str, place: Path) -> None:

@@ -1,4 +1,4 @@
-"""What comes from files and addresses is shown as it stands, and secrets are not shown; Ray listens on loopback alone."""
+"""What comes from files is shown as it stands, secrets of addresses are not shown, Ray listens on loopback alone."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hpt.tracking.mirror import Background, ui_command
 from search.budget import Timing, shape_key
 from search.execution.store import SearchDir
 from search.records import Recommendation, Trial
-from trainer.addresses import scrubbed, shown
+from trainer.addresses import masked, scrubbed
 from trainer.checkpoints.storage import Store
 from trainer.config import to_dict
 from trainer.errors import UserError
@@ -49,8 +49,8 @@ def harmless(page: str) -> None:
     assert [tag for tag, _ in found].count("script") == 1, "the page's own"
     assert not [a for _, attributes in found for a in attributes if a.startswith("on")]
     assert {tag for tag, _ in found} <= set(
-        "html head meta title style body main h1 h2 p b ul li figure svg rect line text g clippath polyline circle path "
-        "figcaption div span i table thead tbody tr th td pre code script".split()
+        "html head meta title style body main h1 h2 p b ul li figure svg rect line text g clippath polyline circle "
+        "path figcaption div span i table thead tbody tr th td pre code script".split()
     )
     known = {"data-v", "class", "style", "id", "role", "aria-label", "lang", "charset", "name", "content"}
     wrong = [
@@ -74,8 +74,8 @@ def hostile(tmp_path: Path) -> Path:
         directory.append(
             Trial(
                 id=f"{i}{HOSTILE}", parent=f"{i - 1}{HOSTILE}" if i else None, run=replace(target, lr=lr),
-                horizon=TARGET.tokens, status="finished", loss=4 + 0.1 * (i - 1) ** 2, seconds=3.0, usd=0.01, error=HOSTILE,
-                device=HOSTILE, curve=((10, 4.0),), train_curve=((1, 5.0), (2, 4.0), (3, 3.0), (4, 3.0)),
+                horizon=TARGET.tokens, status="finished", loss=4 + 0.1 * (i - 1) ** 2, seconds=3.0, usd=0.01,
+                error=HOSTILE, device=HOSTILE, curve=((10, 4.0),), train_curve=((1, 5.0), (2, 4.0), (3, 3.0), (4, 3.0)),
                 tags={"stage": HOSTILE, "bracket": HOSTILE, HOSTILE: HOSTILE},
             )
         )  # fmt: skip
@@ -132,7 +132,7 @@ ADDRESSES = (
 
 @pytest.mark.parametrize("address", ADDRESSES)
 def test_a_password_is_not_shown(address: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "hunter2" not in shown(address) and "host" in shown(address) + "host"
+    assert "hunter2" not in masked(address) and "host" in masked(address) + "host"
     assert "hunter2" not in scrubbed(f"cannot reach {address}: 'hunter2' is refused", address)
     assert "hunter2" not in ui_command(address)
     said: list[str] = []
@@ -161,7 +161,7 @@ def test_what_has_no_secret_is_shown_as_it_is() -> None:
         "http://127.0.0.1:5000",
         "runs/a",
     ):
-        assert shown(address) == address
+        assert masked(address) == address
 
 
 LISTENS = """

@@ -10,7 +10,7 @@ MASK = "***"
 SECRET = re.compile(r"(?i)\b([\w.-]*(?:password|passwd|pwd|secret|token|key|credential|sig|signature)[\w.-]*)=[^&#\s]+")
 
 
-def shown(address: str) -> str:
+def masked(address: str) -> str:
     """The address without its secrets, for people and files."""
     return SECRET.sub(rf"\1={MASK}", re.sub(r"(?<=://)([^/@\s:]*):[^/@\s]*@", rf"\1:{MASK}@", address))
 
@@ -24,4 +24,4 @@ def scrubbed(text: str, address: str) -> str:
         pass
     for secret in {part for word in found for part in (word, unquote(word)) if part}:
         text = text.replace(secret, MASK)
-    return shown(text)
+    return masked(text)

@@ -3,13 +3,15 @@ ray.train; training itself is trainer.final's, and knows nothing of Ray."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +21,19 @@ from ray.exceptions import RayError
 from ray.train import FailureConfig, ScalingConfig
 from ray.train import RunConfig as TrainRunConfig
 from ray.train.torch import TorchTrainer, get_device
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from trainer.cluster import machines
 from trainer.config import from_dict, to_dict
+from trainer.devices import usable_cpus
 from trainer.errors import UserError
 from trainer.final import Plan, Row
 from trainer.local_ray import ray_session
+from trainer.loop import Training
 
 POLL_SECONDS = 0.5
+SURE_SECONDS = 60.0
+CROWD = 4  # workers a core: more only wait for each other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +43,8 @@ class Cluster:
     workers: int = 1
     most: int | None = None
     """Elastic: as many workers as there is room for, from `workers` to this."""
-    gpu: bool = False
+    gpu: bool | None = None
+    """A GPU for each worker; None: where this machine, or the cluster in RAY_ADDRESS, has some or can add some."""
     failures: int = 8
     """Lost workers or nodes after which it is given up; each time it goes on from the newest checkpoint."""
     threads: int = 1
@@ -43,28 +52,50 @@ class Cluster:
 
 
 class _Board:
-    """An actor through which the first worker tells the driver how it goes."""
+    """An actor through which the first worker tells the driver how it goes, and the driver that it should stop."""
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
+        self.reason = ""
 
-    def put(self, row: Row) -> None:
+    def put(self, row: Row) -> str:
+        """Why training should stop; empty: it should not."""
         self.rows.append(row)
+        return self.reason
+
+    def stop(self, reason: str) -> None:
+        self.reason = reason
 
     def take(self) -> list[Row]:
         rows, self.rows = self.rows, []
         return rows
 
 
-def run_on_ray(plan: Plan, cluster: Cluster, on_row: Callable[[Row], None], say: Callable[[str], None]) -> None:
+def run_on_ray(
+    plan: Plan,
+    cluster: Cluster,
+    on_row: Callable[[Row], None],
+    say: Callable[[str], None],
+    asked: Callable[[], AbstractContextManager[Callable[[], str]]] = lambda: nullcontext(lambda: ""),
+) -> None:
     """Train to the end. `on_row` hears every row of the log, in the driver; raises UserError for what a user can mend.
+    `asked` is entered once Ray is up (which takes over some signals), and what it gives is called again and again for a
+    reason to stop with a checkpoint; empty: none.
 
     Ray must be running, or is started on this machine.
     """
-    with ray_session(cluster.most or cluster.workers, (cluster.most or cluster.workers) if cluster.gpu else 0):
-        board = ray.remote(num_cpus=0)(_Board).remote()
+    most, local = cluster.most or cluster.workers, not os.environ.get("RAY_ADDRESS")
+    if local:
+        cluster = _of_this_machine(cluster, say)
+    with ray_session(most, most if cluster.gpu else 0), asked() as stop:
+        if not local:
+            cluster = _of_the_cluster(cluster, say)
+        # It must live as long as the driver does, so it is where the driver is; and should its process be lost all the
+        # same, it starts again, empty: rows are for the screen, the log is in the checkpoints.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        board = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(_Board).remote()
         over, errors = threading.Event(), list[str]()
-        listener = threading.Thread(target=_listen, args=(board, on_row, say, errors, over), daemon=True)
+        listener = threading.Thread(target=_listen, args=(board, on_row, say, errors, over, stop), daemon=True)
         listener.start()
         try:
             _fit(plan, cluster, board)
@@ -75,10 +106,39 @@ def run_on_ray(plan: Plan, cluster: Cluster, on_row: Callable[[Row], None], say:
         raise UserError(errors[0])
 
 
+def _of_this_machine(cluster: Cluster, say: Callable[[str], None]) -> Cluster:
+    """With `gpu` known. UserError for more workers than make sense here."""
+    import torch
+
+    gpu = torch.cuda.is_available() if cluster.gpu is None else cluster.gpu
+    what, have = ("GPU", torch.cuda.device_count()) if gpu else ("core", usable_cpus())
+    most = have if gpu else CROWD * have
+    if cluster.workers > most:
+        raise UserError(
+            f"{cluster.workers} workers need {cluster.workers} {what}s and this machine has {have}: "
+            f"use --workers {have}, or submit the run to a larger cluster."
+        )
+    if cluster.workers > have:
+        say(f"{cluster.workers} workers share {have} {what}s: --workers {have} would be as fast")
+    return replace(cluster, gpu=gpu, most=cluster.most and max(cluster.workers, min(cluster.most, most)))
+
+
+def _of_the_cluster(cluster: Cluster, say: Callable[[str], None]) -> Cluster:
+    """With `gpu` known from the cluster and its autoscaler, which is said."""
+    found = machines()
+    gpu = found.most_gpus > 0 if cluster.gpu is None else cluster.gpu
+    say(f"{found}: training on {'GPUs' if gpu else 'CPUs'}")
+    if gpu and cluster.workers > found.most_gpus:
+        raise UserError(
+            f"{cluster.workers} workers need {cluster.workers} GPUs and the cluster can have {found.most_gpus:.0f}: "
+            f"use --workers {found.most_gpus:.0f}, or let it grow (max_workers in its file)."
+        )
+    return replace(cluster, gpu=gpu)
+
+
 def _fit(plan: Plan, cluster: Cluster, board: Any) -> None:
     most = cluster.most
     workers: int | tuple[int, int] = cluster.workers if most is None else (cluster.workers, most)
-    _check_room(cluster)
     with tempfile.TemporaryDirectory(prefix="hpt-train-") as scratch:
         # Ray's own bookkeeping must be where every node can write; our checkpoints are in the run's store.
         local = "://" not in plan.store
@@ -92,7 +152,7 @@ def _fit(plan: Plan, cluster: Cluster, board: Any) -> None:
             },
             scaling_config=ScalingConfig(
                 num_workers=workers,
-                use_gpu=cluster.gpu,
+                use_gpu=bool(cluster.gpu),
                 resources_per_worker={"GPU": 1} if cluster.gpu else {"CPU": 1},
             ),
             run_config=TrainRunConfig(
@@ -103,7 +163,7 @@ def _fit(plan: Plan, cluster: Cluster, board: Any) -> None:
             ),
         )
         try:
-            trainer.fit()
+            _in_a_thread(trainer.fit)
         except Exception as error:
             if sentence := _sentence(error):
                 raise UserError(sentence) from None
@@ -126,22 +186,52 @@ def _worker(config: dict[str, Any]) -> None:
         torch.set_num_threads(config["threads"])
         torch.set_flush_denormal(True)
 
+    trainings: list[Training] = []
+    telling = _Telling(board if first else None)
+
     def say(text: str) -> None:
-        if first:
-            ray.get(board.put.remote({"say": text}))
+        telling.surely({"say": text})
 
     compile = plan.compile if plan.compile is not None else device.type == "cuda"
     parallel = Parallel.current("fsdp" if plan.shard else "ddp", compile)
     try:
         data = prepare(plan.run.data, vocabulary=plan.run.model.vocabulary)
-        for row in final(plan, data, parallel=parallel, device=device, say=say):
-            if first:
-                board.put.remote(row)
+        for row in final(plan, data, parallel=parallel, device=device, say=say, started=trainings.append):
+            if row["status"] == "running":
+                trainings[0].interrupted = telling.now(row)
+            else:
+                telling.surely(row)
             if row["status"] != "running" or row["val_loss"] is not None:
                 ray.train.report({k: row[k] for k in ("step", "val_loss", "train_loss")})  # a barrier: all alike
     except UserError as error:  # every worker has met it
-        if first:
-            ray.get(board.put.remote({"error": str(error)}))
+        telling.surely({"error": str(error)})
+
+
+class _Telling:
+    """What the first worker tells the driver; the other workers' is silent. Training goes on without a listener."""
+
+    def __init__(self, board: Any | None) -> None:
+        self.board, self.answer, self.reason = board, None, ""
+
+    def now(self, row: Row) -> str:
+        """Without waiting; returns the driver's newest reason to stop that has arrived."""
+        if self.board is None:
+            return ""
+        if self.answer is not None and ray.wait([self.answer], timeout=0)[0]:
+            with contextlib.suppress(RayError):
+                self.reason = self.reason or ray.get(self.answer)
+        self.answer = self.board.put.remote(row)
+        return self.reason
+
+    def surely(self, row: Row) -> None:
+        """Waits until it is heard, SURE_SECONDS at most: a board that was lost may be on its way back."""
+        end = time.monotonic() + SURE_SECONDS
+        while self.board is not None and time.monotonic() < end:
+            try:
+                ray.get(self.board.put.remote(row), timeout=10)
+                return
+            except RayError:
+                time.sleep(POLL_SECONDS)
 
 
 def _listen(
@@ -150,10 +240,13 @@ def _listen(
     say: Callable[[str], None],
     errors: list[str],
     over: threading.Event,
+    stop: Callable[[], str],
 ) -> None:
     while True:
         last = over.is_set()
         try:
+            if reason := stop():  # again each time, for one that was lost forgets it
+                board.stop.remote(reason)
             for row in ray.get(board.take.remote(), timeout=10):
                 if "error" in row:
                     errors.append(row["error"])
@@ -167,15 +260,22 @@ def _listen(
         time.sleep(POLL_SECONDS)
 
 
-def _check_room(cluster: Cluster) -> None:
-    """UserError where this machine cannot hold the workers; a cluster that may scale up is waited for."""
-    what = "GPU" if cluster.gpu else "CPU"
-    have = int(ray.cluster_resources().get(what, 0))
-    if have < cluster.workers and not os.environ.get("RAY_ADDRESS"):
-        raise UserError(
-            f"{cluster.workers} workers need {cluster.workers} {what}s and Ray has {have}: "
-            f"use --workers {max(1, have)}, or submit the run to a larger cluster."
-        )
+def _in_a_thread(call: Callable[[], object]) -> None:
+    """In the main thread Ray Train would take Ctrl-C for itself, and lose what is not in a checkpoint."""
+    errors = list[BaseException]()
+
+    def work() -> None:
+        try:
+            call()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(POLL_SECONDS)
+    if errors:
+        raise errors[0]
 
 
 def _sentence(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from trainer.addresses import shown
+from trainer.addresses import masked
 from trainer.architecture.counts import flops_per_token
 from trainer.checkpoints.file import step_of, unpack
 from trainer.checkpoints.saver import Saver
@@ -24,12 +24,15 @@ from trainer.data.tokenizer import load_tokenizer
 from trainer.devices import peak_flops, pick_device
 from trainer.errors import UserError
 from trainer.evals import evaluate, locate
+from trainer.files import parse_json
 from trainer.generate import sample_text
 from trainer.loop import Report, Training
 from trainer.parallel import Parallel
 
 ROWS = 1000  # of the log that a checkpoint carries: longer runs log less often
 SAMPLE_TOKENS = 48
+MEMORY = "memory.json"
+"""In the run's directory: sequences a pass that memory held, where more did not fit."""
 Row = dict[str, Any]
 
 
@@ -97,7 +100,7 @@ def final(
     for value in (row["val_loss"] for row in keeper.log if row["val_loss"] is not None):
         best, since = min(best, value), 0 if value < best else since + 1
     limit = plan.stop_seconds - keeper.before
-    for report in training.reports(evaluate_every=every, seconds_limit=limit):
+    for report in _remembering(training.reports(evaluate_every=every, seconds_limit=limit), training, plan):
         if report.val_loss is not None:
             best, since = min(best, report.val_loss), 0 if report.val_loss < best else since + 1
         if report.status == "running" and plan.patience is not None and since >= plan.patience:
@@ -110,6 +113,25 @@ def final(
         keeper.after(report)
         if report.status != "running":
             return
+
+
+def _remembering(reports: Iterator[Report], training: Training, plan: Plan) -> Iterator[Report]:
+    """The same; where memory runs out, the run's directory keeps how much did not fit. Alone, training has gone on with
+    smaller passes; several workers are started again, and begin with them."""
+    begun = training.micro_batch
+    try:
+        for report in reports:
+            if training.micro_batch < begun:
+                begun = training.micro_batch
+                _note_memory(plan, begun)
+            yield report
+    except torch.OutOfMemoryError:
+        _note_memory(plan, max(1, training.micro_batch // 2))
+        raise
+
+
+def _note_memory(plan: Plan, sequences: int) -> None:
+    Store(plan.store).write(MEMORY, json.dumps({"micro_batch": sequences}).encode())
 
 
 def _look(
@@ -133,6 +155,9 @@ def _fitting(plan: Plan, workers: Parallel, device: torch.device) -> int:
     problem = UserError("Another worker's device has too little memory for this run.")
     try:
         fits = micro_batch(plan.run, device, workers.size, plan.shard)
+        if (content := Store(plan.store).read(MEMORY)) is not None:
+            known = parse_json(content, Store(plan.store).join(MEMORY)).get("micro_batch")
+            fits = min(fits, known) if isinstance(known, int) and known > 0 else fits
     except UserError as error:
         fits, problem = 0, error
     if not (fits := workers.least(fits, device)):
@@ -167,7 +192,8 @@ class _Keeper:
             step = step_of(state, self.saver.store.join(name))
             if state["run"] != json.loads(json.dumps(to_dict(plan.run))):
                 raise UserError(
-                    f"{self.saver.store.shown} holds another run: choose another --out, or use the arguments it was made with."
+                    f"{self.saver.store.shown} holds another run: choose another --out, or use the arguments it was "
+                    "made with."
                 )
             training.restore(tensors, self.saver.store.join(name))
             training.step, self.log, self.before = step, state["log"], state["seconds"]
@@ -176,8 +202,8 @@ class _Keeper:
             folder, _, name = plan.init_from.rpartition("/")
             content = Store(folder or ".").read(name)
             if content is None:
-                raise UserError(f"There is no checkpoint {shown(plan.init_from)} to start from.")
-            source = shown(plan.init_from)
+                raise UserError(f"There is no checkpoint {masked(plan.init_from)} to start from.")
+            source = masked(plan.init_from)
             training.restore(unpack(content, source)[0], source, moments=plan.start_step > 0)
         if found is None and plan.start_step:
             if plan.start_step >= training.run.steps:

@@ -16,7 +16,7 @@ from torch import Tensor
 from trainer.architecture.counts import run_flops
 from trainer.architecture.model import Transformer
 from trainer.checkpoints.file import load_checkpoint, save_checkpoint, step_of
-from trainer.config import RunConfig, to_dict
+from trainer.config import ModelConfig, RunConfig, to_dict
 from trainer.data import Batches, Prepared
 from trainer.devices import pick_device, use_bf16
 from trainer.errors import UserError
@@ -86,6 +86,28 @@ class Training:
         """One optimiser step; returns (mean loss, gradient norm) still on the device."""
         run, workers = self.run, self.parallel
         set_lr(self.optimizer, self.peak_lr * multiplier(run, self.step))
+        while (total := self._gradients()) is None:
+            self.optimizer.zero_grad(set_to_none=True)
+        norm = whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), run.clip or math.inf))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        return workers.sum(total), norm
+
+    def _gradients(self) -> Tensor | None:
+        """Of this step's mean loss, which is returned (this worker's part of it). None: memory ran out, and the passes
+        are smaller now."""
+        try:
+            return self._accumulated()
+        except torch.OutOfMemoryError:
+            # Of several workers, the others wait in the middle of a step: trainer.final keeps what was learnt.
+            if self.parallel.size > 1 or self.micro_batch == 1:
+                raise
+            learn(self.run, self.device, self.micro_batch // 2)
+            return None
+
+    def _accumulated(self) -> Tensor:
+        run, workers = self.run, self.parallel
         sequences = run.batch // run.model.context
         total = torch.zeros((), device=self.device)
         passes = workers.passes(sequences, self.micro_batch)
@@ -95,20 +117,14 @@ class Training:
                 loss = self._loss(batch) * (len(part) / sequences)  # an empty pass reads one, with weight 0
                 (loss * workers.size).backward()  # workers' gradients are averaged
             total += loss.detach()
-        workers.sum(total)
-        norm = whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), run.clip or math.inf))
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        return total, norm
+        return total
 
     @property
     def micro_batch(self) -> int:
-        """Sequences a forward pass."""
-        if self.run.micro_batch:
-            return self.run.micro_batch
-        tokens = 4096 if self.device.type == "cpu" else 65536  # cpu: more falls out of cache and is slower
-        return max(1, tokens // self.run.model.context)
+        """Sequences a forward pass: trainer.cohorts.memory fits them to the device; here they are what helps, and less
+        where memory ran out before."""
+        useful = self.run.micro_batch or useful_pass(self.run, self.device)
+        return min(useful, _LEARNT.get(_shape(self.run, self.device), useful))
 
     def _loss(self, sequences: np.ndarray) -> Tensor:
         """Mean loss of sequences [B, context + 1]."""
@@ -203,7 +219,8 @@ class Training:
             loss, self.grad_norm = self.train_step()
             losses.append(loss)
             evaluating = evaluate_every is not None and self.step % evaluate_every == 0 and self.step < last
-            if self.step % CHECK_EVERY and self.step < last and not evaluating and not self.interrupted:
+            alone = self.interrupted and self.parallel.size == 1  # of several, all must stop at the same step
+            if self.step % CHECK_EVERY and self.step < last and not evaluating and not alone:
                 continue
             values = torch.stack(losses).tolist()
             losses.clear()
@@ -211,13 +228,15 @@ class Training:
                 yield report("diverged", reason=reason)
                 return
             now = report("running", train_loss=sum(values) / len(values))
-            if self.interrupted and self.step < last:
-                yield replace(now, status="stopped", reason=self.interrupted)
+            if evaluating:  # also where it stops now: resumed, it would not be measured again
+                now = replace(now, val_loss=self.evaluate())
+            if self.step < last and self.parallel.agree(bool(self.interrupted), self.device):
+                yield replace(now, status="stopped", reason=self.interrupted or "another worker was asked to stop")
                 return
             if seconds_limit < math.inf and self.parallel.agree(now.seconds > seconds_limit, self.device):
                 yield replace(now, status="stopped", reason=f"its hard stop of {seconds_limit:.0f} s was reached")
                 return
-            yield replace(now, val_loss=self.evaluate()) if evaluating else now
+            yield now
         val_loss = self.evaluate()
         if reason := divergence(run, [val_loss], warm=True):
             yield report("diverged", reason=reason)
@@ -242,6 +261,24 @@ class Training:
             )
 
         return report
+
+
+def useful_pass(run: RunConfig, device: torch.device) -> int:
+    """Sequences a forward pass beyond which it gets no faster."""
+    tokens = 4096 if device.type == "cpu" else 65536  # cpu: more falls out of cache and is slower
+    return max(1, tokens // run.model.context)
+
+
+_LEARNT: dict[tuple[ModelConfig, str], int] = {}
+
+
+def learn(run: RunConfig, device: torch.device, sequences: int) -> None:
+    """Memory held no more than so many sequences a pass: later runs of this shape in this process begin with them."""
+    _LEARNT[_shape(run, device)] = max(1, sequences)
+
+
+def _shape(run: RunConfig, device: torch.device) -> tuple[ModelConfig, str]:
+    return run.model, str(device)
 
 
 def divergence(run: RunConfig, losses: list[float], warm: bool) -> str:

@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar
 
 from hpt.tracking.views import experiment_tags, run_name, run_params, trial_metrics
 from search.records import Trial
-from trainer.addresses import scrubbed, shown
+from trainer.addresses import masked, scrubbed
 from trainer.config import RunConfig
 
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # a server that is away must not
@@ -34,8 +34,8 @@ def tracking_uri(given: str | None = None) -> str:
 
 def ui_command(uri: str) -> str:
     if uri.startswith("http"):
-        return f"open {shown(uri)}"
-    if shown(uri) != uri:  # a password is for the environment
+        return f"open {masked(uri)}"
+    if masked(uri) != uri:  # a password is for the environment
         return "python -m hpt.ui, with MLFLOW_TRACKING_URI set"
     return f"python -m hpt.ui --tracking-uri {uri}"
 
@@ -86,7 +86,7 @@ class Background(Generic[W]):
                 self.failed = True
                 first = str(error).strip().splitlines()[0] if str(error).strip() else ""
                 first = scrubbed(first, self.uri)[:120]
-                self.warn(f"MLflow at {shown(self.uri)} does not answer ({type(error).__name__}: {first})")
+                self.warn(f"MLflow at {masked(self.uri)} does not answer ({type(error).__name__}: {first})")
 
 
 EXPERIMENT_NOTE = """\

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from search.records import Recommendation, Trial
 from trainer.config import to_dict
 from trainer.errors import UserError
-from trainer.files import disk_error, write_atomic
+from trainer.files import disk_error, read_json, write_atomic
 
 
 class SearchDir:
@@ -48,7 +48,7 @@ class SearchDir:
         self._write("config.json", config)
 
     def read_config(self) -> dict[str, Any]:
-        return _read(
+        return read_json(
             self.path / "config.json",
             f"{self.path} is not a search directory: it has no config.json.",
         )
@@ -57,7 +57,7 @@ class SearchDir:
         self._write("recommendation.json", {**to_dict(recommendation), "bill": bill})
 
     def read_recommendation(self) -> dict[str, Any]:
-        return _read(
+        return read_json(
             self.path / "recommendation.json",
             f"{self.path} has no recommendation yet: finish the search with python -m hpt.search --resume {self.path}.",
         )
@@ -100,12 +100,3 @@ class SearchDir:
 def _whole_lines(path: Path) -> bytes:
     content = path.read_bytes() if path.exists() else b""
     return content[: content.rfind(b"\n") + 1]
-
-
-def _read(path: Path, missing: str) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(missing) from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is damaged ({error}): restore or delete it.") from None

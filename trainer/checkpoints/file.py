@@ -44,7 +44,7 @@ def unpack(content: bytes, source: str) -> tuple[dict[str, Tensor], dict[str, An
         if metadata["crc32"] != str(_checksum(tensors)):
             raise ValueError("its checksum does not fit its content")
         return tensors, state
-    except (SafetensorError, KeyError, ValueError, TypeError) as error:
+    except (SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
         reason = " ".join(str(error).split())[:120]
         raise UserError(f"{source} is damaged or not a checkpoint of hpt ({reason}): delete it and resume.") from None
 

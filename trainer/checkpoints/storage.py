@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from trainer.addresses import scrubbed, shown
+from trainer.addresses import masked, scrubbed
 from trainer.errors import UserError
 from trainer.files import write_atomic
 
@@ -45,7 +45,7 @@ class Store:
     @property
     def shown(self) -> str:
         """The address for people and files: without its options and without a password."""
-        return shown(self.address).split("?")[0] if "://" in self.address else self.address
+        return masked(self.address).split("?")[0] if "://" in self.address else self.address
 
     def join(self, name: str) -> str:
         """The address of a file, for people."""

@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,9 +94,12 @@ def rows(path: Path, limit: int | None = None) -> Rows:
         raise UserError(f"{path} cannot be read ({error}): fetch it again.") from None
     if not result:
         raise UserError(f"{path} holds no rows: give a .jsonl file, or a folder or .zip of them.")
-    if limit is None or limit >= len(result):
-        return result
-    return [result[i * len(result) // limit] for i in range(limit)]
+    return [result[i] for i in spread(len(result), limit)]
+
+
+def spread(count: int, limit: int | None) -> Sequence[int]:
+    """At most `limit` of range(count), evenly: texts and tasks are often sorted by kind."""
+    return range(count) if limit is None or limit >= count else [i * count // limit for i in range(limit)]
 
 
 def _texts(path: Path) -> Iterator[tuple[str, io.TextIOBase]]:
