@@ -18,6 +18,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from hpt.console import cli
+from trainer.addresses import masked
+from trainer.checkpoints.storage import Store
 from trainer.checkpoints.trained import open_trained
 from trainer.errors import UserError
 from trainer.evals import EVALUATORS, evaluate, locate
@@ -31,8 +33,8 @@ PLAIN_SECONDS = 15.0  # between lines where the output is not a terminal
 class EvaluateConfig(cli.Common):
     """Evaluate a run. Results are kept in its evaluations.json, by task."""
 
-    run: tyro.conf.Positional[Path]
-    """Directory of a run of hpt.train, or a checkpoint file in one."""
+    run: tyro.conf.Positional[str]
+    """Directory of a run of hpt.train, or a checkpoint file in one; or their address in an object store."""
     tasks: tuple[str, ...] = ("val", "hellaswag", "lambada", "blimp")
     """val (the run's held-out tokens, or a text given with --data), hellaswag, lambada, blimp, piqa, arc_easy,
     arc_challenge, winogrande, copa, boolq, openbookqa, or choice (your own: query, choices, gold)."""
@@ -71,8 +73,8 @@ def main(argv: Sequence[str]) -> int:
         }
         results |= {task: ours[task]}
         write_atomic(kept, json.dumps(results, indent=2).encode())  # after each: what is done stays done
-    console.print(table(ours, f"{config.run} at step {trained.step:,}"))
-    console.print(f"kept in {kept}")
+    console.print(table(ours, f"{masked(config.run)} at step {trained.step:,}"))
+    console.print(f"kept in {put_back(config.run, kept)}")
     words = [f"{task} {s['name']} {s['value']:.4f}" for task, result in ours.items() for s in result["scores"]]
     config.answer(ours, "\n".join(words))
     return 0
@@ -102,6 +104,17 @@ def results_path(checkpoint: Path) -> Path:
     """evaluations.json of the run that a checkpoint belongs to."""
     folder = checkpoint.parent
     return (folder.parent if folder.name == "checkpoints" else folder) / "evaluations.json"
+
+
+def put_back(run: str, kept: Path) -> str:
+    """Results of a run in an object store go there as well; returns where they are."""
+    if "://" not in run:
+        return str(kept)
+    base, _, options = run.partition("?")
+    folder = base.rpartition("/checkpoints/")[0] if base.endswith(".safetensors") else base.rstrip("/")
+    store = Store(f"{folder}?{options}" if options else folder)
+    store.write(kept.name, kept.read_bytes())
+    return store.join(kept.name)
 
 
 def read_results(path: Path) -> dict[str, Any]:

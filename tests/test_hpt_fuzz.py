@@ -157,9 +157,10 @@ def command_lines(draw: st.DrawFn, name: str) -> list[str]:
     return argv
 
 
+@pytest.mark.parametrize("examples", [40, pytest.param(500, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", sorted(COMMANDS))
-def test_bad_flags(name: str, place: Path) -> None:
-    @settings(max_examples=30, deadline=None, database=None, derandomize=True,
+def test_bad_flags(name: str, examples: int, place: Path) -> None:
+    @settings(max_examples=examples, deadline=None, database=None, derandomize=True,
               suppress_health_check=list(HealthCheck))  # fmt: skip
     @given(command_lines(name))
     def check(argv: list[str]) -> None:

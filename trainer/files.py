@@ -28,6 +28,11 @@ def write_atomic(path: Path, content: bytes) -> None:
         raise disk_error(error, path) from error
 
 
+def in_a_jobs_folder(path: Path) -> bool:
+    """Whether it is below the working directory of a submitted Ray job, which is temporary."""
+    return "runtime_resources" in path.absolute().parts
+
+
 def disk_error(error: OSError, path: Path) -> Exception:
     """A sentence where the disk is full or read-only; the error itself otherwise."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

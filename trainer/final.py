@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from trainer.addresses import masked
 from trainer.architecture.counts import flops_per_token
 from trainer.checkpoints.file import step_of, unpack
-from trainer.checkpoints.saver import Saver
+from trainer.checkpoints.saver import Saver, name_of
 from trainer.checkpoints.storage import Store
 from trainer.cohorts.memory import micro_batch
 from trainer.config import RunConfig, to_dict
@@ -31,6 +32,7 @@ from trainer.parallel import Parallel
 
 ROWS = 1000  # of the log that a checkpoint carries: longer runs log less often
 SAMPLE_TOKENS = 48
+NOTHING, REFUSED = -1, -2  # instead of the step of a checkpoint
 MEMORY = "memory.json"
 """In the run's directory: sequences a pass that memory held, where more did not fit."""
 Row = dict[str, Any]
@@ -186,7 +188,7 @@ class _Keeper:
 
     def begin(self) -> None:
         training, plan = self.training, self.plan
-        found = self.saver.newest(self.say if training.parallel.rank == 0 else lambda text: None)
+        found = self._newest()
         if found is not None:
             tensors, state, name = found
             step = step_of(state, self.saver.store.join(name))
@@ -210,6 +212,26 @@ class _Keeper:
                 raise UserError(f"--start-step {plan.start_step} lies beyond the run's {training.run.steps} steps.")
             training.step = plan.start_step
         self.last = training.step * training.run.batch, 0.0
+
+    def _newest(self) -> tuple[Mapping[str, Tensor], dict[str, Any], str] | None:
+        """The first worker looks for the newest that is whole; the others open the same."""
+        workers, device = self.training.parallel, self.training.device
+        if workers.rank == 0:
+            try:
+                found = self.saver.newest(self.say)
+                step = NOTHING if found is None else step_of(found[1], self.saver.store.join(found[2]))
+            except UserError:
+                workers.first(REFUSED, device)  # the others wait for a word
+                raise
+            workers.first(step, device)
+            return found
+        step = workers.first(0, device)
+        if step == NOTHING:
+            return None
+        opened = None if step == REFUSED else self.saver.open(name_of(step), check=False)
+        if opened is None:
+            raise UserError(f"Not every worker can read {self.saver.store.shown}: give --out that all of them share.")
+        return *opened, name_of(step)
 
     def row(self, report: Report) -> Row:
         """Of the log: the report, flat, with this run's clock."""
@@ -252,6 +274,6 @@ class _Keeper:
         if training.parallel.rank == 0:
             state = {"step": training.step, "run": to_dict(self.plan.run), "log": self.log}
             state["seconds"] = self.before + start - self.began
-            self.saver.save(training.step, tensors, state)
+            self.saver.save(training.step, tensors, state, copied=training.parallel.kind == "fsdp")
         self.saved = time.monotonic()
         self.blocked += self.saved - start

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from trainer.architecture.counts import run_flops
-from trainer.architecture.model import Transformer
 from trainer.checkpoints.file import load_checkpoint, save_checkpoint, step_of
 from trainer.config import ModelConfig, RunConfig, to_dict
 from trainer.data import Batches, Prepared
@@ -66,8 +65,7 @@ class Training:
             raise UserError("This run has no learning rate: give --lr, or search for one.")
         self.run, self.data, self.peak_lr = run, data, run.lr
         self.device, self.parallel = device or pick_device(), parallel or Parallel()
-        self.model = Transformer(run).to(self.device)
-        self.parallel.shard(self.model)
+        self.model = self.parallel.build(run, self.device)
         self.loss_function = self.parallel.loss_function(self.model)
         self.optimizer = make_optimizer(self.model, run)
         self.step = 0
@@ -149,11 +147,20 @@ class Training:
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights and moments, whole; every worker must ask for them. There is no other state than these and the
-        step: data order is a function of the step, and nothing in training draws random numbers."""
-        found: dict[str, Tensor] = {f"model.{n}": whole(p.detach()) for n, p in self.model.named_parameters()}
+        step: data order is a function of the step, and nothing in training draws random numbers.
+
+        Of a sharded model they come to the first worker's main memory one by one: no device ever holds more than one.
+        """
+        held: dict[str, Tensor] = {f"model.{n}": p.detach() for n, p in self.model.named_parameters()}
         for name, parameter in self.model.named_parameters():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                found[f"optimizer.{key}.{name}"] = whole(value)
+            held |= {f"optimizer.{key}.{name}": v for key, v in self.optimizer.state.get(parameter, {}).items()}
+        if self.parallel.kind != "fsdp":
+            return held
+        found = dict[str, Tensor]()
+        for name, tensor in held.items():
+            gathered = whole(tensor)
+            if self.parallel.rank == 0:
+                found[name] = gathered.to("cpu", copy=True)
         return found
 
     def state(self) -> dict[str, Any]:
@@ -170,7 +177,7 @@ class Training:
         self.restore(tensors, str(path))
         self.step = step
 
-    def restore(self, tensors: dict[str, Tensor], source: str, moments: bool = True) -> None:
+    def restore(self, tensors: Mapping[str, Tensor], source: str, moments: bool = True) -> None:
         """Weights, and the optimiser's moments where there are some, from `tensors`; `source` names them in errors."""
         for name, parameter in self.model.named_parameters():
             saved = tensors.get(f"model.{name}")

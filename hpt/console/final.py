@@ -17,6 +17,7 @@ from rich.console import Console
 from hpt.reports.numbers import duration, short
 from hpt.tracking.mirror import FinalMirror, FinalRun, ui_command
 from trainer.architecture.counts import flops_per_token, parameters, run_flops
+from trainer.checkpoints.lease import lease
 from trainer.checkpoints.saver import FOLDER
 from trainer.checkpoints.storage import Store
 from trainer.cohorts.calibrate import calibrate
@@ -241,7 +242,8 @@ def dry_run(plan: Plan, data: Prepared, workers: int, usd_per_hour: float, conso
 def _alone(store: Store) -> Iterator[None]:
     """Two processes training into one folder would write over each other."""
     if store.local is None:
-        yield
+        with lease(store):
+            yield
         return
     lock = FileLock(store.local / ".lock")
     try:

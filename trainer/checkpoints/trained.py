@@ -9,6 +9,7 @@ import tiktoken
 import torch
 
 from trainer.architecture.model import Transformer
+from trainer.checkpoints.copies import here
 from trainer.checkpoints.file import load_checkpoint, newest_first, step_of
 from trainer.config import RunConfig, from_json
 from trainer.data import Prepared
@@ -38,9 +39,10 @@ class Trained:
         return self.encoding.eot_token
 
 
-def open_trained(path: Path, device: torch.device | None = None) -> Trained:
-    """`path`: the directory of a run (its newest whole checkpoint is taken) or a checkpoint file in one."""
-    tensors, state, file = _newest(path)
+def open_trained(place: Path | str, device: torch.device | None = None) -> Trained:
+    """`place`: the directory of a run (its newest whole checkpoint is taken) or a checkpoint file in one; here, or the
+    address of either in an object store."""
+    tensors, state, file = _newest(here(place))
     step = step_of(state, file)
     run = from_json(RunConfig, state["run"], file)
     model = Transformer(run)

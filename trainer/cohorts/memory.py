@@ -20,7 +20,16 @@ SPARE = 0.9  # of what is free: fragmentation, workspaces, the chunk of logits
 def run_bytes(run: RunConfig, sequences: int, device: torch.device, shards: int = 1) -> float:
     """Of training with so many sequences a forward pass, the state split over `shards` devices."""
     state = STATE_BYTES * parameters(run.model).total / shards
+    if shards > 1:
+        state += gathered_bytes(run, device)
     return state + activation_bytes(run.model, use_bf16(run, device)) * run.model.context * sequences
+
+
+def gathered_bytes(run: RunConfig, device: torch.device) -> float:
+    """What a device holds whole for a while though the model is sharded: embedding and head with their gradients, and
+    two blocks (the next is fetched while one computes), one with its gradients."""
+    count, item = parameters(run.model), 2 if use_bf16(run, device) else 4
+    return 8 * (count.total - count.blocks) + (2 * item + 4) * count.blocks / run.model.depth
 
 
 def fitted(run: RunConfig, device: torch.device) -> RunConfig:

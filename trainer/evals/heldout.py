@@ -20,7 +20,7 @@ from trainer.evals.score import Score, mean_score
 
 
 def evaluate_run(scorer: Scorer, run: RunConfig, limit: int | None) -> list[Score]:
-    """On the tokens that every evaluation of the run read while it trained; at most `limit` sequences, spread evenly."""
+    """On the tokens that every evaluation of the run read while it trained; `limit` sequences, spread evenly."""
     data = prepare(run.data, vocabulary=run.model.vocabulary)
     if load_tokenizer(data.tokenizer).token_byte_values() != scorer.encoding.token_byte_values():
         raise UserError(
