@@ -37,9 +37,8 @@ def stored(bucket: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     prepared, store = prepare(data), Store(bucket.format("runs/stored"))
     training = Training(run, prepared, torch.device("cpu"))
     for step in (10, 20):
-        store.write(
-            f"checkpoints/step-{step:08d}.safetensors", pack(training.tensors(), {**training.state(), "step": step})
-        )
+        content = pack(training.tensors(), {**training.state(), "step": step})
+        store.write(f"checkpoints/step-{step:08d}.safetensors", content)
     store.write("run.json", json.dumps(to_dict(run)).encode())
     store.write("tokenizer.json", Path(prepared.tokenizer).read_bytes())
     return store.address
