@@ -17,7 +17,7 @@ import torch
 from tokens_made import make_data
 
 import trainer.cohorts.memory
-import trainer.loop
+import trainer.passes
 from trainer.checkpoints.saver import Saver
 from trainer.checkpoints.storage import Store
 from trainer.cohorts.calibrate import calibrate
@@ -163,13 +163,13 @@ def test_where_memory_runs_out_passes_are_halved_and_it_is_kept(
             raise torch.OutOfMemoryError("no more")
         return real(self, sequences)
 
-    monkeypatch.setattr(trainer.loop, "_LEARNT", {})
+    monkeypatch.setattr(trainer.passes, "_LEARNT", {})
     monkeypatch.setattr(Training, "_loss", small)
     made = replace(plan(tmp_path / "run"), run=replace(RUN, micro_batch=None))
     first = rows(made, data, stop_at=20)[-1]
     assert asked[:2] == [6, 3] and first["status"] == "stopped"
     assert Store(made.store).read("memory.json") == b'{"micro_batch": 1}'  # 6, 3, 1
-    monkeypatch.setattr(trainer.loop, "_LEARNT", {})  # another process
+    monkeypatch.setattr(trainer.passes, "_LEARNT", {})  # another process
     asked.clear()
     last = rows(made, data)[-1]
     assert asked[0] == 1 and last["val_loss"] == pytest.approx(whole["val_loss"], rel=1e-4)

@@ -31,8 +31,9 @@ MODEL = ModelConfig(depth=1, width=16, heads=2, context=16, vocabulary=300)
 def stored(bucket: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The address of a run in a store."""
     folder = tmp_path_factory.mktemp("text")
-    (folder / "a.txt").write_text("\n".join(f"{i} one two three four five six" for i in range(2000)))
-    data = DataConfig(corpus=str(folder / "a.txt"), tokenizer="bpe:300", val_tokens=256, epochs=99)
+    lines = (json.dumps({"text": f"{i} one two three four five six " * 9}) for i in range(200))
+    (folder / "a.jsonl").write_text("\n".join(lines))
+    data = DataConfig(corpus=str(folder / "a.jsonl"), tokenizer="bpe:300", val_tokens=256, epochs=99)
     run = RunConfig(model=MODEL, data=data, tokens=64 * 20, batch=64, lr=1e-3)
     prepared, store = prepare(data), Store(bucket.format("runs/stored"))
     training = Training(run, prepared, torch.device("cpu"))
@@ -78,8 +79,15 @@ def test_a_final_run_takes_a_search_from_a_store(bucket: str, tmp_path: Path) ->
 @pytest.mark.parametrize("where", ["folder", "bucket"])
 def test_a_lease_is_held_renewed_and_given_back(where: str, bucket: str, tmp_path: Path) -> None:
     store = Store(str(tmp_path) if where == "folder" else bucket.format("runs/leased"))
-    with lease(store, seconds=3.0, settle=0.0):
-        time.sleep(3.5)  # longer than it lasts: it was renewed
+
+    def until() -> float:
+        return json.loads(store.read(NAME) or b"{}")["until"]
+
+    with lease(store, seconds=9.0, settle=0.0):
+        begun, end = until(), time.monotonic() + 60
+        while until() == begun and time.monotonic() < end:
+            time.sleep(0.1)
+        assert until() > begun, "it was renewed"
         with pytest.raises(UserError, match="Another process trains in"), lease(store, settle=0.0):
             pass
     assert store.read(NAME) is None

@@ -3,11 +3,9 @@ ray.train; training itself is trainer.final's, and knows nothing of Ray."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import tempfile
 import threading
-import time
 import uuid
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -17,12 +15,11 @@ from typing import Any
 
 import ray
 import ray.train
-from ray.exceptions import RayError
 from ray.train import FailureConfig, ScalingConfig
 from ray.train import RunConfig as TrainRunConfig
 from ray.train.torch import TorchTrainer, get_device
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from trainer.board import POLL_SECONDS, Telling, listen, make_board
 from trainer.cluster import machines
 from trainer.config import from_dict, to_dict
 from trainer.devices import usable_cpus
@@ -31,8 +28,6 @@ from trainer.final import Plan, Row
 from trainer.local_ray import ray_session
 from trainer.loop import Training
 
-POLL_SECONDS = 0.5
-SURE_SECONDS = 60.0
 CROWD = 4  # workers a core: more only wait for each other
 
 
@@ -49,26 +44,6 @@ class Cluster:
     """Lost workers or nodes after which it is given up; each time it goes on from the newest checkpoint."""
     threads: int = 1
     """Of a worker without a GPU."""
-
-
-class _Board:
-    """An actor through which the first worker tells the driver how it goes, and the driver that it should stop."""
-
-    def __init__(self) -> None:
-        self.rows: list[Row] = []
-        self.reason = ""
-
-    def put(self, row: Row) -> str:
-        """Why training should stop; empty: it should not."""
-        self.rows.append(row)
-        return self.reason
-
-    def stop(self, reason: str) -> None:
-        self.reason = reason
-
-    def take(self) -> list[Row]:
-        rows, self.rows = self.rows, []
-        return rows
 
 
 def run_on_ray(
@@ -90,12 +65,9 @@ def run_on_ray(
     with ray_session(most, most if cluster.gpu else 0), asked() as stop:
         if not local:
             cluster = _of_the_cluster(cluster, say)
-        # It must live as long as the driver does, so it is where the driver is; and should its process be lost all the
-        # same, it starts again, empty: rows are for the screen, the log is in the checkpoints.
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        board = ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(_Board).remote()
+        board = make_board()
         over, errors = threading.Event(), list[str]()
-        listener = threading.Thread(target=_listen, args=(board, on_row, say, errors, over, stop), daemon=True)
+        listener = threading.Thread(target=listen, args=(board, on_row, say, errors, over, stop), daemon=True)
         listener.start()
         try:
             _fit(plan, cluster, board)
@@ -187,7 +159,7 @@ def _worker(config: dict[str, Any]) -> None:
         torch.set_flush_denormal(True)
 
     trainings: list[Training] = []
-    telling = _Telling(board if first else None)
+    telling = Telling(board if first else None)
 
     def say(text: str) -> None:
         telling.surely({"say": text})
@@ -205,59 +177,6 @@ def _worker(config: dict[str, Any]) -> None:
                 ray.train.report({k: row[k] for k in ("step", "val_loss", "train_loss")})  # a barrier: all alike
     except UserError as error:  # every worker has met it
         telling.surely({"error": str(error)})
-
-
-class _Telling:
-    """What the first worker tells the driver; the other workers' is silent. Training goes on without a listener."""
-
-    def __init__(self, board: Any | None) -> None:
-        self.board, self.answer, self.reason = board, None, ""
-
-    def now(self, row: Row) -> str:
-        """Without waiting; returns the driver's newest reason to stop that has arrived."""
-        if self.board is None:
-            return ""
-        if self.answer is not None and ray.wait([self.answer], timeout=0)[0]:
-            with contextlib.suppress(RayError):
-                self.reason = self.reason or ray.get(self.answer)
-        self.answer = self.board.put.remote(row)
-        return self.reason
-
-    def surely(self, row: Row) -> None:
-        """Waits until it is heard, SURE_SECONDS at most: a board that was lost may be on its way back."""
-        end = time.monotonic() + SURE_SECONDS
-        while self.board is not None and time.monotonic() < end:
-            try:
-                ray.get(self.board.put.remote(row), timeout=10)
-                return
-            except RayError:
-                time.sleep(POLL_SECONDS)
-
-
-def _listen(
-    board: Any,
-    on_row: Callable[[Row], None],
-    say: Callable[[str], None],
-    errors: list[str],
-    over: threading.Event,
-    stop: Callable[[], str],
-) -> None:
-    while True:
-        last = over.is_set()
-        try:
-            if reason := stop():  # again each time, for one that was lost forgets it
-                board.stop.remote(reason)
-            for row in ray.get(board.take.remote(), timeout=10):
-                if "error" in row:
-                    errors.append(row["error"])
-                else:
-                    say(row["say"]) if "say" in row else on_row(row)
-        except RayError:
-            if last:
-                return
-        if last:
-            return
-        time.sleep(POLL_SECONDS)
 
 
 def _in_a_thread(call: Callable[[], object]) -> None:

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainer import passes
 from trainer.architecture.counts import run_flops
 from trainer.checkpoints.file import load_checkpoint, save_checkpoint, step_of
-from trainer.config import ModelConfig, RunConfig, to_dict
+from trainer.config import RunConfig, to_dict
 from trainer.data import Batches, Prepared
 from trainer.devices import pick_device, use_bf16
 from trainer.errors import UserError
@@ -101,17 +102,17 @@ class Training:
             # Of several workers, the others wait in the middle of a step: trainer.final keeps what was learnt.
             if self.parallel.size > 1 or self.micro_batch == 1:
                 raise
-            learn(self.run, self.device, self.micro_batch // 2)
+            passes.learn(self.run, self.device, self.micro_batch // 2)
             return None
 
     def _accumulated(self) -> Tensor:
         run, workers = self.run, self.parallel
         sequences = run.batch // run.model.context
         total = torch.zeros((), device=self.device)
-        passes = workers.passes(sequences, self.micro_batch)
-        for i, part in enumerate(passes):
+        parts = workers.passes(sequences, self.micro_batch)
+        for i, part in enumerate(parts):
             batch = self.train_batches.sequences(self.step * sequences + part.start, len(part) or 1)
-            with workers.accumulate(self.model, last=i + 1 == len(passes)):
+            with workers.accumulate(self.model, last=i + 1 == len(parts)):
                 loss = self._loss(batch) * (len(part) / sequences)  # an empty pass reads one, with weight 0
                 (loss * workers.size).backward()  # workers' gradients are averaged
             total += loss.detach()
@@ -119,10 +120,8 @@ class Training:
 
     @property
     def micro_batch(self) -> int:
-        """Sequences a forward pass: trainer.cohorts.memory fits them to the device; here they are what helps, and less
-        where memory ran out before."""
-        useful = self.run.micro_batch or useful_pass(self.run, self.device)
-        return min(useful, _LEARNT.get(_shape(self.run, self.device), useful))
+        """Sequences a forward pass."""
+        return passes.sequences(self.run, self.device)
 
     def _loss(self, sequences: np.ndarray) -> Tensor:
         """Mean loss of sequences [B, context + 1]."""
@@ -151,6 +150,7 @@ class Training:
 
         Of a sharded model they come to the first worker's main memory one by one: no device ever holds more than one.
         """
+        self.parallel.give_back(self.model)
         held: dict[str, Tensor] = {f"model.{n}": p.detach() for n, p in self.model.named_parameters()}
         for name, parameter in self.model.named_parameters():
             held |= {f"optimizer.{key}.{name}": v for key, v in self.optimizer.state.get(parameter, {}).items()}
@@ -268,24 +268,6 @@ class Training:
             )
 
         return report
-
-
-def useful_pass(run: RunConfig, device: torch.device) -> int:
-    """Sequences a forward pass beyond which it gets no faster."""
-    tokens = 4096 if device.type == "cpu" else 65536  # cpu: more falls out of cache and is slower
-    return max(1, tokens // run.model.context)
-
-
-_LEARNT: dict[tuple[ModelConfig, str], int] = {}
-
-
-def learn(run: RunConfig, device: torch.device, sequences: int) -> None:
-    """Memory held no more than so many sequences a pass: later runs of this shape in this process begin with them."""
-    _LEARNT[_shape(run, device)] = max(1, sequences)
-
-
-def _shape(run: RunConfig, device: torch.device) -> tuple[ModelConfig, str]:
-    return run.model, str(device)
 
 
 def divergence(run: RunConfig, losses: list[float], warm: bool) -> str:

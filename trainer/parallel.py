@@ -88,6 +88,12 @@ class Parallel:
         Transformer._initialise(cast(Any, _Filling(model)), run)
         return model
 
+    def give_back(self, model: Transformer) -> None:
+        """What a validation has gathered and keeps for the next pass: while it is there, parameters are not those that
+        the optimiser knows, and their moments would not be found."""
+        if self.kind == "fsdp" and self.size > 1:
+            cast(Any, model).reshard()
+
     def loss_function(self, model: Transformer) -> LossFunction:
         if self.compile:
             model.loss = torch.compile(model.loss)  # type: ignore[method-assign]

@@ -11,7 +11,7 @@ from trainer.cohorts.packing import activation_bytes
 from trainer.config import RunConfig
 from trainer.devices import free_memory, use_bf16
 from trainer.errors import UserError
-from trainer.loop import useful_pass
+from trainer.passes import useful
 
 STATE_BYTES = 16  # a parameter: fp32 weight, gradient, and AdamW's two moments
 SPARE = 0.9  # of what is free: fragmentation, workspaces, the chunk of logits
@@ -44,7 +44,7 @@ def micro_batch(run: RunConfig, device: torch.device, workers: int = 1, sharded:
     """
     shards, free = (workers if sharded else 1), SPARE * free_memory(device)
     share = max(1, run.batch // run.model.context // workers)
-    sequences = min(run.micro_batch or useful_pass(run, device), share)
+    sequences = min(run.micro_batch or useful(run, device), share)
     while run.micro_batch is None and sequences > 1 and run_bytes(run, sequences, device, shards) > free:
         sequences = max(1, sequences // 2)
     need = run_bytes(run, sequences, device, shards)
