@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 
 HOME = Path(__file__).resolve().parents[1]
 
@@ -17,6 +18,8 @@ HOME = Path(__file__).resolve().parents[1]
 def ray_session(cpus: int, gpus: int) -> Iterator[None]:
     """The cluster in RAY_ADDRESS (or of the job that this is) when there is one; else one of so many CPUs and GPUs."""
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "configure_logging": True}
+    # Without this a local Ray listens on all interfaces: it is what Ray itself does on Windows and macOS.
+    ray_constants.ENABLE_RAY_CLUSTER = bool(os.environ.get("RAY_ADDRESS"))
     if not os.environ.get("RAY_ADDRESS"):
         settings |= {
             "address": "local",
