@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from pathlib import Path
@@ -12,6 +13,8 @@ import ray
 from ray._private import ray_constants
 
 HOME = Path(__file__).resolve().parents[1]
+TOKEN = secrets.token_hex(32)
+"""Without which nobody speaks to a local Ray of this process."""
 
 
 @contextmanager
@@ -21,6 +24,8 @@ def ray_session(cpus: int, gpus: int) -> Iterator[None]:
     # Without this a local Ray listens on all interfaces: it is what Ray itself does on Windows and macOS.
     ray_constants.ENABLE_RAY_CLUSTER = bool(os.environ.get("RAY_ADDRESS"))
     if not os.environ.get("RAY_ADDRESS"):
+        # Ray would write its own where all users of the machine can read it (~/.ray/auth_token, mode 0644).
+        os.environ.setdefault("RAY_AUTH_TOKEN", TOKEN)
         settings |= {
             "address": "local",
             "num_cpus": cpus,
