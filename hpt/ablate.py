@@ -24,7 +24,7 @@ from trainer.architecture.counts import parameters, run_flops
 from trainer.config import RunConfig, override, to_dict
 from trainer.data import check_enough, prepare
 from trainer.errors import UserError
-from trainer.files import write_atomic
+from trainer.files import read_json_lines, write_atomic
 from trainer.loop import train
 from trainer.presets import preset
 
@@ -129,7 +129,7 @@ def execute(config: AblateConfig, runs: Runs, console: Console) -> list[dict]:
     """One row a run, kept as they end."""
     path, done = config.out / "runs.jsonl", dict[str, dict]()
     if path.exists():
-        done = {json.dumps(row["run"]): row for row in map(json.loads, path.read_text().splitlines())}
+        done = {json.dumps(row.get("run")): row for row in read_json_lines(path)}
     config.out.mkdir(parents=True, exist_ok=True)
     began, flops, all_flops = time.monotonic(), 0.0, sum(
         run_flops(r) for r in runs.values() if json.dumps(json.loads(json.dumps(to_dict(r)))) not in done

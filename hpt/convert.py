@@ -12,6 +12,7 @@ import tyro
 from hpt.console import cli
 from hpt.reports.numbers import short
 from trainer.architecture.counts import parameters
+from trainer.checkpoints.copies import here
 from trainer.config import ModelConfig
 from trainer.errors import UserError
 from trainer.exchange import FORMATS, come, leave, settle, with_tokenizer
@@ -21,8 +22,9 @@ from trainer.exchange import FORMATS, come, leave, settle, with_tokenizer
 class ConvertConfig(cli.Common):
     """Read a model in any format that is known, write it in another."""
 
-    source: tyro.conf.Positional[Path]
-    """A run of hpt.train or a checkpoint file in one, a folder of transformers, llm.c's model_*.bin, or a .pt file."""
+    source: tyro.conf.Positional[str]
+    """A run of hpt.train or a checkpoint file in one (also by address in an object store), a folder of transformers,
+    llm.c's model_*.bin, or a .pt file."""
     out: tyro.conf.Positional[Path]
     """File or folder to write."""
     to: str
@@ -37,11 +39,12 @@ def main(argv: Sequence[str]) -> int:
         near = difflib.get_close_matches(config.to, [*FORMATS, "hpt"], n=1)
         hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join([*FORMATS, 'hpt'])}."
         raise UserError(f"There is no format {config.to!r}: {hint}")
-    if not config.source.exists():
-        raise UserError(f"There is no {config.source}.")
+    source = here(config.source)
+    if not source.exists():
+        raise UserError(f"There is no {source}.")
     if config.out.exists() and (config.out.is_file() or any(config.out.iterdir())):
         raise UserError(f"{config.out} exists already: choose another place, or remove it.")
-    plain = come(config.source)
+    plain = come(source)
     if config.tokenizer is not None:
         plain = with_tokenizer(plain, config.tokenizer)
     console, model = config.console(), plain.run.model

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import tyro
 from rich.console import Console
@@ -56,7 +56,7 @@ class Inspect(cli.Common):
 
 def main(argv: Sequence[str]) -> int:
     commands = Annotated[Get, tyro.conf.subcommand("get")] | Annotated[Inspect, tyro.conf.subcommand("inspect")]
-    chosen = tyro.cli(commands, args=list(argv), prog="python -m hpt.data")  # type: ignore[call-overload]
+    chosen = cli.parse(cast(Any, commands), argv, "hpt.data")
     console = chosen.console()
     return get(chosen, console) if isinstance(chosen, Get) else inspect(chosen, console)
 

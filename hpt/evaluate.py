@@ -18,10 +18,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from hpt.console import cli
+from trainer.addresses import masked
+from trainer.checkpoints.storage import Store
 from trainer.checkpoints.trained import open_trained
 from trainer.errors import UserError
 from trainer.evals import EVALUATORS, evaluate, locate
-from trainer.files import write_atomic
+from trainer.files import read_json, write_atomic
 
 QUIET_SECONDS = 5.0  # before progress is shown
 PLAIN_SECONDS = 15.0  # between lines where the output is not a terminal
@@ -31,8 +33,8 @@ PLAIN_SECONDS = 15.0  # between lines where the output is not a terminal
 class EvaluateConfig(cli.Common):
     """Evaluate a run. Results are kept in its evaluations.json, by task."""
 
-    run: tyro.conf.Positional[Path]
-    """Directory of a run of hpt.train, or a checkpoint file in one."""
+    run: tyro.conf.Positional[str]
+    """Directory of a run of hpt.train, or a checkpoint file in one; or their address in an object store."""
     tasks: tuple[str, ...] = ("val", "hellaswag", "lambada", "blimp")
     """val (the run's held-out tokens, or a text given with --data), hellaswag, lambada, blimp, piqa, arc_easy,
     arc_challenge, winogrande, copa, boolq, openbookqa, or choice (your own: query, choices, gold)."""
@@ -53,7 +55,9 @@ def main(argv: Sequence[str]) -> int:
     kept = results_path(trained.path)
     results = read_results(kept)
     with shown(console, "fetching") as progress:
-        paths = {task: locate(task, given.get(task), config.download, progress(task)) for task in config.tasks}
+        paths = {
+            task: locate(task, given.get(task), config.download, progress(task), console.print) for task in config.tasks
+        }
     ours: dict[str, dict[str, Any]] = {}
     for task, path in paths.items():
         began = time.perf_counter()
@@ -69,8 +73,8 @@ def main(argv: Sequence[str]) -> int:
         }
         results |= {task: ours[task]}
         write_atomic(kept, json.dumps(results, indent=2).encode())  # after each: what is done stays done
-    console.print(table(ours, f"{config.run} at step {trained.step:,}"))
-    console.print(f"kept in {kept}")
+    console.print(table(ours, f"{masked(config.run)} at step {trained.step:,}"))
+    console.print(f"kept in {put_back(config.run, kept)}")
     words = [f"{task} {s['name']} {s['value']:.4f}" for task, result in ours.items() for s in result["scores"]]
     config.answer(ours, "\n".join(words))
     return 0
@@ -78,6 +82,8 @@ def main(argv: Sequence[str]) -> int:
 
 def check(config: EvaluateConfig) -> None:
     """UserError for tasks and flags that mean nothing."""
+    if not config.tasks:
+        raise UserError(f"--tasks names none: give some of {', '.join(EVALUATORS)}.")
     for task in (*config.tasks, *(_pair(text)[0] for text in config.data)):
         if task not in EVALUATORS:
             near = get_close_matches(task, EVALUATORS, n=1)
@@ -85,8 +91,6 @@ def check(config: EvaluateConfig) -> None:
             raise UserError(f"There is no evaluation called {task!r}: {hint}")
     if unused := [task for task, _ in map(_pair, config.data) if task not in config.tasks]:
         raise UserError(f"--data gives a file for {unused[0]}, which is not among --tasks: add it there.")
-    if config.limit is not None and config.limit < 1:
-        raise UserError(f"--limit {config.limit} must be at least 1.")
 
 
 def _pair(text: str) -> tuple[str, Path]:
@@ -102,12 +106,20 @@ def results_path(checkpoint: Path) -> Path:
     return (folder.parent if folder.name == "checkpoints" else folder) / "evaluations.json"
 
 
+def put_back(run: str, kept: Path) -> str:
+    """Results of a run in an object store go there as well; returns where they are."""
+    if "://" not in run:
+        return str(kept)
+    base, _, options = run.partition("?")
+    folder = base.rpartition("/checkpoints/")[0] if base.endswith(".safetensors") else base.rstrip("/")
+    store = Store(f"{folder}?{options}" if options else folder)
+    store.write(kept.name, kept.read_bytes())
+    return store.join(kept.name)
+
+
 def read_results(path: Path) -> dict[str, Any]:
     """What was evaluated before, by task."""
-    try:
-        return dict(json.loads(path.read_text())) if path.exists() else {}
-    except ValueError:
-        raise UserError(f"{path} is damaged: delete it.") from None
+    return read_json(path) if path.exists() else {}
 
 
 def table(results: dict[str, dict[str, Any]], title: str) -> Table:

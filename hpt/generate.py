@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import tyro
 from rich.console import Console
@@ -20,8 +19,8 @@ from trainer.generate import Decoder, generate, text_of
 class GenerateConfig(cli.Common):
     """Go on from a prompt; without one, begin a text."""
 
-    run: tyro.conf.Positional[Path]
-    """Directory of a run of hpt.train (also as --from), or a checkpoint file."""
+    run: tyro.conf.Positional[str]
+    """Directory of a run of hpt.train (also as --from), or a checkpoint file; or their address in an object store."""
     prompt: str = ""
     """What the text begins with."""
     samples: int = 1

@@ -72,9 +72,7 @@ def check(config: MergeConfig) -> None:
         raise UserError("Merging needs two or more runs.")
     if (config.method == "weighted") != bool(config.weights):
         raise UserError("--weights and --method weighted go together: give one weight a run.")
-    if config.weights and (
-        len(config.weights) != len(config.runs) or min(config.weights) < 0 or not sum(config.weights)
-    ):
+    if config.weights and (len(config.weights) != len(config.runs) or not sum(config.weights)):
         raise UserError(f"--weights needs {len(config.runs)} numbers, none negative and not all 0.")
     if (config.out / "checkpoints").exists():
         raise UserError(f"{config.out} holds a run already: choose another --out.")

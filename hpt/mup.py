@@ -23,7 +23,7 @@ from trainer.config import Parametrisation, RunConfig, override, to_dict
 from trainer.coordcheck import TOLERANCE, Movement, coordinate_check
 from trainer.data import check_enough, prepare
 from trainer.errors import UserError
-from trainer.files import write_atomic
+from trainer.files import read_json_lines, write_atomic
 from trainer.loop import train
 from trainer.presets import preset
 
@@ -104,7 +104,7 @@ def sweep(base: RunConfig, config: MupConfig, console: Console) -> list[dict]:
     path, data = config.out / "runs.jsonl", prepare(base.data, vocabulary=base.model.vocabulary)
     check_enough(data, base.data, base.tokens)
     config.out.mkdir(parents=True, exist_ok=True)
-    kept = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    kept = read_json_lines(path) if path.exists() else []
     runs = [
         replace(
             base.shaped(base.model.depth, width, width // base.model.head_dim), parametrisation=name, lr=lr, seed=seed
@@ -114,7 +114,7 @@ def sweep(base: RunConfig, config: MupConfig, console: Console) -> list[dict]:
         for width in config.widths
         for lr in config.lrs
     ]
-    done = {json.dumps(row["run"]): row for row in kept}
+    done = {json.dumps(row.get("run")): row for row in kept}
     names = [json.dumps(to_dict(run)) for run in runs]
     todo = [(run, name) for run, name in zip(runs, names, strict=True) if name not in done]
     total = sum(run_flops(run) for run, _ in todo)

@@ -5,7 +5,6 @@ The truth is that of `hpt.compare`: a smooth fit near the lowest loss, beside th
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -18,10 +17,12 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from hpt.console import cli
+from hpt.reports.gather import read_answer
 from search.execution.store import SearchDir
 from search.records import Trial
 from search.replay.truth import Valley
 from trainer.errors import UserError
+from trainer.files import read_json_lines
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,14 +88,17 @@ class Curve:
 def searched(curve: Curve, path: Path) -> dict[str, Any]:
     """A search as a row: what it recommends, what that gives up, what it cost."""
     directory = SearchDir(path)
-    answer, trials = directory.read_recommendation(), directory.read_trials()
+    answer, trials = read_answer(directory), directory.read_trials()
     row: dict[str, Any] = {"what": path.name, "lr": answer["lr"]}
-    if answer["lr"] is None:
+    if answer["lr"] is None or answer["interval90"] is None:
         return row
     low, high = answer["interval90"] or (math.nan, math.nan)
     waits = [t.seconds - t.train_seconds for t in trials if t.train_seconds]
     row |= {"in_90": low <= math.exp(curve.best) <= high, "trials": len(waits)}
-    row |= {"cost": answer["bill"]["share_of_target"], "wait_ms": 1e3 * float(np.median(waits))}
+    row |= {
+        "cost": answer.get("bill", {}).get("share_of_target"),
+        "wait_ms": 1e3 * float(np.median(waits)) if waits else None,
+    }
     return row | judged(curve, answer["lr"])
 
 
@@ -140,10 +144,14 @@ def table_of(rows: list[dict[str, Any]], spread: float) -> Table:
 def truth_curve(path: Path) -> Curve:
     """From the finished trials of a grid; runs at one lr are averaged. An lr at which any diverged counts as that."""
     losses: dict[float, list[float]] = defaultdict(list)
-    try:
-        trials = [Trial.from_json(json.loads(line)) for line in path.read_text().splitlines()]
-    except FileNotFoundError:
-        raise UserError(f"There is no grid {path}: make one with python -m hpt.search --strategy grid.") from None
+    if not path.exists():
+        raise UserError(f"There is no grid {path}: make one with python -m hpt.search --strategy grid.")
+    trials = []
+    for number, row in enumerate(read_json_lines(path), start=1):
+        try:
+            trials.append(Trial.from_json(row))
+        except (UserError, TypeError, ValueError) as error:
+            raise UserError(f"{path}, line {number} is no trial of a search ({error}).") from None
     for trial in trials:
         if trial.status in ("finished", "diverged"):
             losses[trial.lr].append(math.inf if trial.loss is None else trial.loss)

@@ -13,14 +13,18 @@ from pathlib import Path
 from hpt.console import cli
 from hpt.console.final import Follower, dry_run, show_result, train_here, train_on_ray
 from hpt.console.settings import override_data
+from hpt.reports.gather import read_answer
 from hpt.tracking.mirror import FinalRun
 from hpt.tracking.mirror import tracking_uri as uri_of
 from search.execution.store import SearchDir
+from trainer.addresses import masked
+from trainer.checkpoints.copies import here
 from trainer.checkpoints.storage import Store
-from trainer.config import RunConfig, from_dict, override, to_dict
+from trainer.config import RunConfig, from_json, override, to_dict
 from trainer.data import Prepared, check_enough, prepare
 from trainer.errors import UserError
 from trainer.evals import EVALUATORS
+from trainer.files import in_a_jobs_folder, parse_json
 from trainer.final import Plan
 from trainer.presets import preset
 
@@ -29,8 +33,8 @@ from trainer.presets import preset
 class TrainConfig(cli.Common):
     """Make the final run; started again with the same arguments, it goes on from its newest whole checkpoint."""
 
-    search: Path | None = None
-    """Search directory whose target and recommended lr are used (also as --from)."""
+    search: str | None = None
+    """Search directory, or its address in a store, whose target and recommended lr are used (also as --from)."""
     target: str = "laptop"
     """A preset, where there is no search."""
     lr: float | None = None
@@ -83,10 +87,6 @@ class TrainConfig(cli.Common):
     """Only say what would be done, for how long and how much."""
 
     def __post_init__(self) -> None:
-        for name in ("evaluations", "save_minutes", "keep", "workers", "max_workers", "patience", "stop_after_hours"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UserError(f"--{name.replace('_', '-')} {value} must be positive.")
         if self.stop_after_usd is not None and self.usd_per_hour <= 0:
             raise UserError("--stop-after-usd needs --usd-per-hour: the price of one device for an hour.")
         if self.max_workers is not None and self.max_workers < (self.workers or 1):
@@ -105,7 +105,14 @@ def main(argv: Sequence[str]) -> int:
     config = cli.parse(TrainConfig, argv, "hpt.train")
     console = config.console()
     run, tags, answer = resolve(config)
-    out = config.out or str(Path("runs") / (config.search.name if config.search else config.target))
+    name = here(config.search).name if config.search else config.target
+    out = config.out or str(Path("runs") / name)
+    if "://" not in out and in_a_jobs_folder(Path(out)):
+        console.print(
+            f"{Path(out).absolute()} is in the folder of a Ray job and deleted with it: to keep what is trained give "
+            "--out on storage that stays, and MLFLOW_TRACKING_URI of a server",
+            style="yellow",
+        )
     plan = make_plan(config, run, out)
     with console.status("preparing data") as status:
         data = prepare(run.data, vocabulary=run.model.vocabulary, say=status.update)
@@ -116,7 +123,6 @@ def main(argv: Sequence[str]) -> int:
         config.answer(found, f"{found['hours']:.4g} hours")
         return 0
     identity = claim(Store(out), run, data, config.search)
-    name = config.search.name if config.search else config.target
     final = FinalRun(
         id=identity, experiment=name, uri=uri_of(config.tracking_uri), tags=tags, run=run, register=config.register
     )
@@ -127,7 +133,7 @@ def main(argv: Sequence[str]) -> int:
         train_here(plan, data, follower)
     code, result = show_result(follower, answer, config.usd_per_hour * (config.workers or 1))
     loss = "" if result.get("loss") is None else f", validation loss {result['loss']:.4f}"
-    config.answer({**result, "directory": out}, f"{result['status']}{loss}")
+    config.answer({**result, "directory": masked(out)}, f"{result['status']}{loss}")
     return code
 
 
@@ -160,35 +166,41 @@ def resolve(config: TrainConfig) -> tuple[RunConfig, dict[str, str], dict]:
         if lr is None:
             raise UserError("Give --lr, or --from a search directory that has a recommendation.")
     else:
-        directory = SearchDir(config.search)
-        saved, answer = directory.read_config(), directory.read_recommendation()
+        place = masked(config.search)
+        directory = SearchDir(here(config.search))
+        saved, answer = directory.read_config(), read_answer(directory)
+        if not {"target", "id"} <= set(saved):
+            raise UserError(f"{place}/config.json is damaged (it names no target): restore it.")
         found = {k: answer[k] for k in ("batch", "weight_decay", "warmup") if answer.get(k) is not None}
-        run = replace(from_dict(RunConfig, saved["target"]), **found, **answer["settings"])
-        lr = config.lr or answer["lr"]
+        target = from_json(RunConfig, saved["target"], f"{place}/config.json")
+        values = {**to_dict(target), **found, **answer["settings"]}
+        run = from_json(RunConfig, values, f"{place}/recommendation.json")
+        lr = answer["lr"] if config.lr is None else config.lr
         tags["hpt.search"] = saved["id"]
         if lr is None:
-            raise UserError(f"{config.search} recommends no lr ({' '.join(answer['reasons'])}): give --lr yourself.")
+            raise UserError(f"{place} recommends no lr ({' '.join(answer['reasons'])}): give --lr yourself.")
     run = override_data(run, config.corpus, config.tokenizer)
     return replace(override(run, config.set), lr=lr), tags, answer
 
 
-def claim(store: Store, run: RunConfig, data: Prepared, search: Path | None) -> str:
+def claim(store: Store, run: RunConfig, data: Prepared, search: str | None) -> str:
     """Make the run's directory, or find it made for the same run; returns the run's id."""
     described = json.loads(json.dumps(to_dict(run)))
     if (content := store.read("run.json")) is not None:
-        if json.loads(content) != described:
+        if parse_json(content, store.join("run.json")) != described:
             raise UserError(
-                f"{store.address} holds another run: choose another --out, or use the arguments it was made with."
+                f"{store.shown} holds another run: choose another --out, or use the arguments it was made with."
             )
     else:
         store.write("run.json", json.dumps(described, indent=2).encode())
     if data.tokenizer.endswith(".json"):
         store.write("tokenizer.json", Path(data.tokenizer).read_bytes())
     if (content := store.read("origin.json")) is None:
-        origin = {"id": uuid.uuid4().hex, "search": str(search.absolute()) if search else None}
+        found = search and (masked(search) if "://" in search else str(Path(search).absolute()))
+        origin = {"id": uuid.uuid4().hex, "search": found}
         content = json.dumps(origin).encode()
         store.write("origin.json", content)
-    return json.loads(content)["id"]
+    return str(parse_json(content, store.join("origin.json")).get("id") or uuid.uuid4().hex)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import tyro
 from hpt.console import cli
 from hpt.tracking.mirror import experiment_of, tracking_uri
 from hpt.tracking.views import pages
+from trainer.addresses import masked
 from trainer.errors import UserError
 
 READY_SECONDS = 90.0
@@ -39,8 +40,8 @@ def main(argv: Sequence[str]) -> int:
     config = cli.parse(UiConfig, argv, "hpt.ui")
     uri, console = tracking_uri(config.tracking_uri), config.console()
     if uri.startswith("http"):
-        console.print(f"MLflow runs already: {uri}")
-        config.answer({"address": uri}, uri)
+        console.print(f"MLflow runs already: {masked(uri)}")
+        config.answer({"address": masked(uri)}, masked(uri))
         return 0
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
         raise UserError(f"There is no {uri[10:]} yet: make a search first, or give --tracking-uri.")
@@ -50,11 +51,12 @@ def main(argv: Sequence[str]) -> int:
     if config.search is not None:
         found = experiment_of(uri, config.search.resolve().name)
         if found is None:
-            raise UserError(f"MLflow at {uri} has nothing called {config.search.resolve().name}.")
+            raise UserError(f"MLflow at {masked(uri)} has nothing called {config.search.resolve().name}.")
         shown = pages(page, found)
     # Few processes: without the job runner and with one worker it takes two of them instead of ten.
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
+    environment["MLFLOW_BACKEND_STORE_URI"] = uri  # not on the command line, which all users of a machine can read
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
     server = subprocess.Popen(
         [*command, "--port", str(port), "--workers", "1"],
         env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

@@ -1,8 +1,10 @@
-"""Run by test_cluster: a final run on a cluster of three nodes, one of which is taken away in the middle."""
+"""Run by test_cluster: a final run on a cluster of three nodes, one of which is taken away in the middle, and the
+actor through which the driver hears is killed."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -19,7 +21,12 @@ def take_one_away(cluster: Cluster, nodes: list, out: Path) -> None:
     """Once a few checkpoints are there: the node of one of the workers, without a good-bye."""
     while len(list((out / "checkpoints").glob("step-*"))) < 3:
         time.sleep(0.2)
-    busy = {a.node_id for a in list_actors(filters=[("state", "=", "ALIVE")]) if "TrainWorker" in a.class_name}
+    alive = list_actors(filters=[("state", "=", "ALIVE")], detail=True)
+    board = next(a for a in alive if "_Board" in a.class_name)
+    where = "with the driver" if board.node_id == cluster.head_node.node_id else "elsewhere"
+    (out / "board").write_text(where)  # elsewhere, the node that goes may be its own
+    os.kill(board.pid, signal.SIGKILL)
+    busy = {a.node_id for a in alive if "TrainWorker" in a.class_name}
     cluster.remove_node(next(n for n in nodes if n.node_id in busy), allow_graceful=False)
 
 

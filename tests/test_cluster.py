@@ -129,5 +129,6 @@ def test_a_lost_node_does_not_lose_the_run(cache: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=230)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "going on from step" in done.stdout
+    assert (tmp_path / "run" / "board").read_text() == "with the driver"
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["status"] == "finished" and result["step"] == 200

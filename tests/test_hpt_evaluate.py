@@ -90,7 +90,7 @@ def test_masked_documents_are_evaluated_as_trained(prepared: tuple[RunConfig, Pr
         (["--tasks", "helaswag"], "did you mean hellaswag"),
         (["--tasks", "val", "--data", "lambada=x.jsonl"], "not among --tasks"),
         (["--data", "nothing"], "TASK=PATH"),
-        (["--limit", "0"], "at least 1"),
+        (["--limit", "0"], "a whole number from 1"),
         (["--tasks", "hellaswag"], "add --download to fetch https://raw.githubusercontent.com/rowanz/hellaswag/"),
         (["--tasks", "choice"], "needs a file of yours"),
         (["--tasks", "blimp", "--data", "blimp=/no/such/folder"], "There is no /no/such/folder"),

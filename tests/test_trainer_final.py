@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import multiprocessing
-import os
 import socket
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -16,8 +17,11 @@ import torch
 from tokens_made import make_data
 
 import trainer.cohorts.memory
+import trainer.passes
 from trainer.checkpoints.saver import Saver
 from trainer.checkpoints.storage import Store
+from trainer.cohorts.calibrate import calibrate
+from trainer.cohorts.cohort import Cohort
 from trainer.config import DataConfig, ModelConfig, RunConfig
 from trainer.data import Prepared
 from trainer.errors import UserError
@@ -131,7 +135,7 @@ def test_what_a_write_meets_is_raised(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("a file where the folder should be")
     saver = Saver(Store(str(tmp_path)))
     saver.save(1, {"x": torch.zeros(2)}, {})
-    with pytest.raises(OSError):
+    with pytest.raises(UserError, match="cannot be written"):
         saver.wait()
 
 
@@ -147,40 +151,142 @@ def test_a_model_that_does_not_fit_says_what_would(
         rows(replace(plan(tmp_path), run=replace(RUN, micro_batch=5000, batch=16 * 5000, tokens=16 * 50000)), data)
 
 
+def test_where_memory_runs_out_passes_are_halved_and_it_is_kept(
+    data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = rows(plan(tmp_path / "whole"), data)[-1]
+    real, asked = Training._loss, []
+
+    def small(self: Training, sequences: np.ndarray) -> torch.Tensor:
+        asked.append(len(sequences))
+        if torch.is_grad_enabled() and len(sequences) > 2:
+            raise torch.OutOfMemoryError("no more")
+        return real(self, sequences)
+
+    monkeypatch.setattr(trainer.passes, "_LEARNT", {})
+    monkeypatch.setattr(Training, "_loss", small)
+    made = replace(plan(tmp_path / "run"), run=replace(RUN, micro_batch=None))
+    first = rows(made, data, stop_at=20)[-1]
+    assert asked[:2] == [6, 3] and first["status"] == "stopped"
+    assert Store(made.store).read("memory.json") == b'{"micro_batch": 1}'  # 6, 3, 1
+    monkeypatch.setattr(trainer.passes, "_LEARNT", {})  # another process
+    asked.clear()
+    last = rows(made, data)[-1]
+    assert asked[0] == 1 and last["val_loss"] == pytest.approx(whole["val_loss"], rel=1e-4)
+
+
+def test_a_trial_and_a_calibration_take_passes_that_fit(data: Prepared, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = replace(RUN, micro_batch=None)
+    room = trainer.cohorts.memory.run_bytes(run, 3, CPU) / trainer.cohorts.memory.SPARE
+    monkeypatch.setattr(trainer.cohorts.memory, "free_memory", lambda device: room)
+    made = []
+    monkeypatch.setattr(Training, "train_step", lambda self: made.append(self.micro_batch) or (torch.ones(()),) * 2)
+    calibrate(run, data, CPU)
+    Cohort([run, replace(run, lr=1e-3)], data, CPU).engine.train_step()
+    assert set(made) == {3}
+
+
+def test_a_stop_on_a_validation_keeps_it(data: Prepared, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Training.train_step
+
+    def interrupted(self: Training) -> tuple[torch.Tensor, torch.Tensor]:
+        self.interrupted = "interrupted" * (self.step == 19)  # validations are at 10, 20 ...
+        return real(self)
+
+    monkeypatch.setattr(Training, "train_step", interrupted)
+    last = rows(plan(tmp_path / "run"), data)[-1]
+    monkeypatch.setattr(Training, "train_step", real)
+    assert (last["status"], last["step"]) == ("stopped", 20) and last["val_loss"] is not None
+    found = rows(plan(tmp_path / "run"), data)[-1]
+    whole = rows(plan(tmp_path / "whole"), data)[-1]
+    assert validations(found["log"]) == validations(whole["log"])
+
+
 # --- several workers ----------------------------------------------------------------------------------------------
 
 
-def _worker(rank: int, size: int, kind: str, port: int, folder: Path, queue: Any) -> None:
+UNEVEN = replace(RUN, batch=7 * 16, tokens=7 * 16 * 6, warmup=0, data=DataConfig(val_tokens=3 * 16))
+"""Seven sequences a step, two a pass, and fewer held-out sequences than workers."""
+
+
+class Case(NamedTuple):
+    kind: str
+    size: int
+    run: RunConfig
+    folder: str = ""
+    """Another's, to go on with its run."""
+    stop: bool = False
+    """After a few steps."""
+
+
+# The largest first: who waits for its turn asks ever more seldom.
+CASES = [Case("ddp", 5, UNEVEN), Case("fsdp", 5, UNEVEN), Case("fsdp", 4, UNEVEN), Case("ddp", 3, UNEVEN)]
+CASES += [Case("fsdp", 3, UNEVEN), Case("fsdp", 2, RUN, "to 3", stop=True), Case("fsdp", 3, RUN, "to 3")]
+CASES += [Case("fsdp", 2, RUN, "to 1", stop=True), Case("fsdp", 2, UNEVEN), Case("ddp", 2, RUN), Case("fsdp", 2, RUN)]
+
+
+def shared_plan(folder: Path, case: Case) -> Plan:
+    name = case.folder or f"{case.kind}-{case.size}-{case.run.batch}"
+    made = plan(folder / name, shard=case.kind == "fsdp", stop_seconds=1e-3 if case.stop else math.inf)
+    return replace(made, run=case.run)
+
+
+def _worker(rank: int, ports: list[int], folder: Path, queue: Any) -> None:
     torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=size)
-    made = plan(folder / f"{kind}-{size}", shard=kind == "fsdp")
-    found = list(final(made, make_data(folder / f"data-{rank}"), device=CPU, parallel=Parallel.current(kind)))  # type: ignore[arg-type]
-    if rank == 0:
-        queue.put(found[-1])
-    torch.distributed.destroy_process_group()
+    made = make_data(folder / f"data-{rank}")
+    for case, port in zip(CASES, ports, strict=True):
+        kind, size = case.kind, case.size
+        if rank < size:
+            store = torch.distributed.TCPStore("127.0.0.1", port, size, is_master=rank == 0)
+            torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=size)
+            parallel = Parallel.current(kind)  # type: ignore[arg-type]
+            found = list(final(shared_plan(folder, case), made, device=CPU, parallel=parallel))
+            torch.distributed.destroy_process_group()
+            if rank == 0:
+                queue.put((case, found[-1]))
 
 
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
-def test_two_workers_agree_with_one(kind: str, data: Prepared, tmp_path: Path) -> None:
-    alone = rows(plan(tmp_path / "alone"), data)[-1]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[Case, Row]]]:
+    """The last row of each case: the same five processes make them all, since starting one takes seconds."""
+    folder = tmp_path_factory.mktemp("workers")
+    probes = [socket.create_server(("127.0.0.1", 0)) for _ in CASES]
+    ports = [probe.getsockname()[1] for probe in probes]
+    for probe in probes:
+        probe.close()
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    workers = [context.Process(target=_worker, args=(r, 2, kind, port, tmp_path, queue)) for r in range(2)]
+    workers = [context.Process(target=_worker, args=(rank, ports, folder, queue), daemon=True) for rank in range(5)]
     for worker in workers:
         worker.start()
-    together = queue.get(timeout=120)
+    found = dict(queue.get(timeout=180) for _ in CASES)
+    yield folder, found
     for worker in workers:
         worker.join(30)
-    np.testing.assert_allclose(losses_of(together["log"]), losses_of(alone["log"]), rtol=2e-4)
+        worker.kill()
+
+
+@pytest.mark.timeout(480)  # five processes on a busy machine
+@pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c.kind}-{c.size}{'-uneven' * (c.run is UNEVEN)} {c.folder}")
+def test_several_workers_agree_with_one(
+    case: Case, together: tuple[Path, dict[Case, Row]], data: Prepared, tmp_path: Path
+) -> None:
+    """Also where nothing divides among them: there it hung before every worker made as many passes."""
+    folder, found = together
+    alone = rows(replace(plan(tmp_path), run=case.run), data)[-1]
+    if case.stop and case.folder == "to 1":
+        assert found[case]["status"] == "stopped" and found[case]["step"] == 10
+        last = rows(replace(shared_plan(folder, case), stop_seconds=math.inf), data)[-1]
+        assert last["status"] == "finished"
+        np.testing.assert_allclose(losses_of(last["log"]), losses_of(alone["log"]), rtol=2e-4)
+    if case.stop:
+        return
+    np.testing.assert_allclose(losses_of(found[case]["log"]), losses_of(alone["log"]), rtol=2e-4)
     # What several workers saved, one goes on from.
-    state = Saver(Store(str(tmp_path / f"{kind}-2"))).newest(print)
-    assert state is not None and state[1]["step"] == 60
-    last = rows(plan(tmp_path / f"{kind}-2", shard=kind == "fsdp"), data)[-1]
-    assert last["val_loss"] == pytest.approx(together["val_loss"], rel=1e-5)
+    made = shared_plan(folder, case)
+    state = Saver(Store(made.store)).newest(print)
+    assert state is not None and state[1]["step"] == case.run.steps
+    assert rows(made, data)[-1]["val_loss"] == pytest.approx(found[case]["val_loss"], rel=1e-5)
 
 
 def losses_of(log: list[Row]) -> np.ndarray:
@@ -189,22 +295,15 @@ def losses_of(log: list[Row]) -> np.ndarray:
     )
 
 
+def test_every_worker_makes_as_many_passes() -> None:
+    for sequences, size, most in itertools.product(range(1, 40), range(1, 7), range(1, 6)):
+        passes = [Parallel(rank, size).passes(sequences, most) for rank in range(size)]
+        assert len({len(mine) for mine in passes}) == 1
+        assert max(len(part) for mine in passes for part in mine) <= most
+        assert [i for mine in passes for part in mine for i in part] == list(range(sequences))
+
+
 # --- an object store ----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def bucket() -> Iterator[str]:
-    """The address of a bucket on a local server that speaks S3."""
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    os.environ.update(AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test", AWS_EC2_METADATA_DISABLED="true")
-    from pyarrow import fs
-
-    endpoint = f"http://{host}:{port}"
-    fs.S3FileSystem(endpoint_override=endpoint, region="us-east-1", allow_bucket_creation=True).create_dir("bucket")
-    yield f"s3://bucket/{{}}?region=us-east-1&scheme=http&endpoint_override={host}:{port}"
-    server.stop()
 
 
 def test_an_object_store_serves_as_a_folder_does(bucket: str, data: Prepared, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from trainer.cohorts.fused import make_slabs
 from trainer.cohorts.packing import activation_bytes, cohort_bytes, pack_size
 from trainer.cohorts.population import PopulationModel
 from trainer.config import ModelConfig, RunConfig
-from trainer.devices import free_memory, measured_flops, peak_flops
+from trainer.devices import free_memory, measured_flops, peak_flops, peak_of
 from trainer.presets import preset
 
 GPT2 = ModelConfig(depth=3, width=64, heads=4, context=32, vocabulary=64)
@@ -64,3 +64,23 @@ def test_this_machine_says_what_it_has() -> None:
         run = replace(preset("laptop"), precision=precision)
         assert peak_flops(run, CPU) == measured_flops(precision)
         assert 1e8 < measured_flops(precision) < 1e15
+
+
+@pytest.mark.parametrize(
+    ("name", "tflops"),
+    [
+        ("NVIDIA L40S", 362.05), ("NVIDIA L40", 181.05), ("NVIDIA L4", 121), ("NVIDIA A10", 125), ("NVIDIA A10G", 70),
+        ("NVIDIA B200", 2250), ("NVIDIA GB200", 2500), ("NVIDIA H100 80GB HBM3", 989.5), ("NVIDIA H100 PCIe", 756),
+        ("NVIDIA H100 NVL", 835.5), ("NVIDIA H200", 989.5), ("NVIDIA GH200 480GB", 989.5), ("Tesla T4", 65),
+        ("NVIDIA A100-SXM4-80GB", 312), ("Tesla V100-SXM2-16GB", 125), ("NVIDIA GeForce RTX 4090", 165.2),
+    ],
+)  # fmt: skip
+def test_a_device_is_known_by_its_whole_name(name: str, tflops: float) -> None:
+    assert peak_of(name) == pytest.approx(tflops * 1e12)
+
+
+@pytest.mark.parametrize(
+    "name", ["NVIDIA GeForce RTX 4090 Laptop GPU", "NVIDIA H100 80GB HBM3 MIG 1g.10gb", "NVIDIA T400", "cpu x2", ""]
+)
+def test_what_only_looks_like_one_is_not_known(name: str) -> None:
+    assert peak_of(name) is None

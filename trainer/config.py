@@ -5,16 +5,16 @@ D is `RunConfig.tokens`, the batch is in tokens, `lr` is the peak learning rate.
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import types
-import typing
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeVar
+from typing import Literal
 
 from trainer.errors import UserError
+from trainer.ranges import RUN, check_ranges
+from trainer.typed import from_dict as from_dict
+from trainer.typed import from_json as from_json
+from trainer.typed import override as override
+from trainer.typed import to_dict as to_dict
 
-T = TypeVar("T")
 Schedule = Literal["cosine", "linear", "constant", "wsd"]
 Parametrisation = Literal["sp", "mup", "completep"]
 
@@ -48,8 +48,7 @@ class ModelConfig:
     rope_base: float = 10000.0
 
     def __post_init__(self) -> None:
-        for name in ("depth", "width", "heads", "context", "vocabulary"):
-            _positive(f"model.{name}", getattr(self, name))
+        check_ranges(self, RUN, "model.")
         if self.width % self.heads:
             raise UserError(
                 f"model.heads={self.heads} does not divide model.width={self.width}: "
@@ -97,6 +96,9 @@ class DataConfig:
     mask_documents: bool = False
     """Keep attention inside a document where several are packed into one sequence."""
 
+    def __post_init__(self) -> None:
+        check_ranges(self, RUN, "data.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
@@ -138,24 +140,18 @@ class RunConfig:
     """Seeds initial weights and data order alike; trials of one search share it (paired differences)."""
 
     def __post_init__(self) -> None:
-        for name in ("tokens", "batch"):
-            _positive(name, getattr(self, name))
-        if self.lr is not None and not 0 < self.lr < float("inf"):
-            raise UserError(f"lr={self.lr} must be a positive number.")
+        check_ranges(self, RUN)
         if self.batch % self.model.context:
             raise UserError(
                 f"batch={self.batch} tokens is not a multiple of the context of {self.model.context}: "
                 f"use {max(1, round(self.batch / self.model.context)) * self.model.context}."
             )
-        for name, low, high in (
-            ("cooldown", 0, 1),
-            ("final_fraction", 0, 1),
-            ("weight_decay", 0, 1e3),
-            ("clip", 0, 1e9),
-        ):
-            if not low <= getattr(self, name) <= high:
-                raise UserError(f"{name}={getattr(self, name)} must lie between {low} and {high:g}.")
-        if self.warmup < 0 or self.warmup > self.tokens:
+        if self.data.val_tokens < self.model.context:
+            raise UserError(
+                f"data.val_tokens={self.data.val_tokens} is not one sequence of the model's context of "
+                f"{self.model.context}: use data.val_tokens={self.model.context} or more."
+            )
+        if self.warmup > self.tokens:
             raise UserError(f"warmup={self.warmup} tokens must lie between 0 and tokens={self.tokens}.")
 
     @property
@@ -173,84 +169,6 @@ class RunConfig:
         ffn = None if old.ffn is None else max(1, round(old.ffn * width / old.width))
         kv = None if old.kv_heads is None else max(1, heads * old.kv_heads // old.heads)
         return replace(self, model=replace(old, depth=depth, width=width, heads=heads, ffn=ffn, kv_heads=kv))
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """A dataclass as plain JSON values."""
-    return dataclasses.asdict(config)
-
-
-def from_dict(kind: type[T], values: dict[str, Any]) -> T:
-    """The dataclass `kind` from plain JSON values; unknown fields are a UserError."""
-    hints, fields = _hints(kind)
-    if unknown := sorted(set(values) - fields):
-        raise UserError(f"{kind.__name__} has no field {', '.join(unknown)}; it has {', '.join(sorted(fields))}.")
-    return kind(**{name: _revive(hints[name], value) for name, value in values.items()})
-
-
-@functools.cache
-def _hints(kind: type) -> tuple[dict[str, Any], frozenset[str]]:
-    """(types of the attributes, names of the fields); a history of thousands of trials asks often."""
-    return typing.get_type_hints(kind), frozenset(f.name for f in dataclasses.fields(kind))
-
-
-def override(config: T, assignments: typing.Iterable[str]) -> T:
-    """`config` with fields set from `KEY=VALUE`; KEY may be dotted (`model.depth=4`). Checked when all are set."""
-    values = to_dict(config)
-    for assignment in assignments:
-        key, equals, text = assignment.partition("=")
-        if not equals:
-            raise UserError(f"--set {assignment!r} is not of the form KEY=VALUE, such as model.depth=4.")
-        *path, name = key.strip().split(".")
-        kind, place = type(config), values
-        for part in path:
-            kind, place = _hint(kind, part, assignment), place[part]
-        place[name] = _parse(_hint(kind, name, assignment), text.strip(), assignment)
-    return from_dict(type(config), values)
-
-
-def _hint(kind: Any, name: str, where: str) -> Any:
-    hints = typing.get_type_hints(kind) if dataclasses.is_dataclass(kind) else {}
-    if name not in hints:
-        known = ", ".join(sorted(hints))
-        raise UserError(f"--set {where}: {getattr(kind, '__name__', kind)} has no field {name!r}; it has {known}.")
-    return hints[name]
-
-
-def _parse(hint: Any, text: str, where: str) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        if text.lower() == "none":
-            return None
-        return _parse(next(a for a in arguments if a is not type(None)), text, where)
-    if origin is Literal:
-        if text not in arguments:
-            raise UserError(f"--set {where}: choose from {', '.join(map(str, arguments))}.")
-        return text
-    if origin is tuple:
-        return tuple(_parse(a, part, where) for a, part in zip(arguments, text.split(","), strict=True))
-    try:
-        if hint is bool:
-            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
-        if hint is int:
-            value = float(text)  # so that 2.5e9 is a number of tokens
-            if value != int(value):
-                raise ValueError
-            return int(value)
-        return hint(text)
-    except (ValueError, KeyError):
-        raise UserError(f"--set {where}: {text!r} is not of type {getattr(hint, '__name__', hint)}.") from None
-
-
-def _revive(hint: Any, value: Any) -> Any:
-    if isinstance(value, dict) and dataclasses.is_dataclass(hint):
-        return from_dict(typing.cast(type, hint), value)
-    return tuple(_revive(Any, item) for item in value) if isinstance(value, list) else value
-
-
-def _positive(name: str, value: float) -> None:
-    if value <= 0:
-        raise UserError(f"{name}={value} must be positive.")
 
 
 def _divisors(n: int) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import time
 from dataclasses import dataclass
 
 import torch
 
 from trainer.config import RunConfig
+from trainer.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -17,27 +19,59 @@ class Device:
     """Dense bf16 peak as the maker publishes it (without sparsity)."""
 
     match: str
-    """Part of torch.cuda.get_device_name()."""
+    """Words that follow each other in torch.cuda.get_device_name()."""
     peak_tflops: float
     memory_gib: int
     source: str
 
 
 DEVICES = (
+    Device("B300", 2250, 288, "NVIDIA Blackwell Ultra data sheet, HGX B300: 18 PFLOP/s dense for eight"),
+    Device("GB200", 2500, 186, "NVIDIA GB200 NVL72 data sheet: 180 PFLOP/s dense for 72"),
+    Device("B200", 2250, 180, "NVIDIA HGX B200 data sheet: 18 PFLOP/s dense for eight"),
+    Device("GH200", 989.5, 96, "NVIDIA GH200 data sheet, the H100's chip"),
+    Device("H200 NVL", 835.5, 141, "NVIDIA H200 data sheet, NVL"),
     Device("H200", 989.5, 141, "NVIDIA H200 data sheet, SXM"),
+    Device("H100 NVL", 835.5, 94, "NVIDIA H100 data sheet, NVL"),
     Device("H100 PCIe", 756, 80, "NVIDIA H100 data sheet, PCIe"),
     Device("H100", 989.5, 80, "NVIDIA H100 data sheet, SXM"),
-    Device("A100", 312, 80, "NVIDIA A100 data sheet"),
+    Device("H800", 989.5, 80, "the H100's chip with slower links"),
+    Device("H20", 148, 96, "NVIDIA H20 data sheet as the trade press gives it: not seen at the maker"),
+    Device("A100", 312, 80, "NVIDIA A100 data sheet; there is one of 40 GB as well"),
+    Device("A800", 312, 80, "the A100's chip with slower links"),
     Device("A10G", 70, 24, "half of the A10 data sheet's 125 TFLOP/s at AWS's clocks: an assumption"),
+    Device("A10", 125, 24, "NVIDIA A10 data sheet"),
+    Device("A30", 165, 24, "NVIDIA A30 data sheet"),
+    Device("A40", 149.7, 48, "NVIDIA A40 data sheet, without sparsity"),
+    Device("L40S", 362.05, 48, "NVIDIA L40S data sheet, without sparsity"),
+    Device("L40", 181.05, 48, "NVIDIA L40 data sheet, without sparsity"),
     Device("L4", 121, 24, "NVIDIA L4 data sheet, without sparsity"),
     Device("T4", 65, 16, "NVIDIA T4 data sheet, fp16 (no bf16)"),
-    Device("4090", 165.2, 24, "NVIDIA Ada whitepaper, fp32 accumulation"),
+    Device("V100", 125, 32, "NVIDIA V100 data sheet, fp16 (no bf16)"),
+    Device("RTX A6000", 154.8, 48, "NVIDIA RTX A6000 data sheet, half of its figure with sparsity"),
+    Device("RTX 6000 Ada Generation", 364.2, 48, "NVIDIA Ada whitepaper, half of 1457 FP8 with sparsity, halved again"),
+    Device("RTX 5090", 209.5, 32, "NVIDIA RTX Blackwell whitepaper, fp32 accumulation"),
+    Device("RTX 4090", 165.2, 24, "NVIDIA Ada whitepaper, fp32 accumulation"),
+    Device("RTX 3090", 71, 24, "NVIDIA GA102 whitepaper, fp32 accumulation"),
 )
 
 
+KIN = {"MIG", "Laptop", "D", "Ti", "SUPER", "Max", "Q"}
+"""Words of a name that make it another device than the one it is named after."""
+
+
 def pick_device(name: str = "auto") -> torch.device:
+    """auto: CUDA where there is one; else cpu, cuda or cuda:N. UserError for what is not here."""
     if name != "auto":
-        return torch.device(name)
+        try:
+            device = torch.device(name)
+        except (RuntimeError, ValueError):
+            raise UserError(f"There is no device {name!r}: choose cpu, cuda or auto.") from None
+        if device.type not in ("cpu", "cuda"):
+            raise UserError(f"hpt does not train on {name!r}: choose cpu, cuda or auto.")
+        if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+            raise UserError(f"There is no {name} here (GPUs found: {torch.cuda.device_count()}): choose cpu or auto.")
+        return device
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -55,7 +89,23 @@ def peak_flops(run: RunConfig, device: torch.device) -> float | None:
 
 def peak_of(name: str) -> float | None:
     """bf16 FLOP/s from the table by `device_name`, such as a trial records; None when it is not there."""
-    return next((d.peak_tflops * 1e12 for d in DEVICES if d.match in name), None)
+    found = known(name)
+    return found and found.peak_tflops * 1e12
+
+
+def known(name: str) -> Device | None:
+    """The row of the table for a name such as "NVIDIA L40S" or "NVIDIA H100 80GB HBM3": whole words, and of several
+    rows the one with the most of them, so that an L40S is no L4 and an H100 PCIe no H100 SXM. None for a part of a
+    device (MIG) and for kin that is another chip (an RTX 4090 Laptop)."""
+    words = re.split(r"[\s-]+", name)  # NVIDIA A100-SXM4-80GB
+    if not KIN.isdisjoint(words):
+        return None
+    fits = [d for d in DEVICES if _within(d.match.split(), words)]
+    return max(fits, key=lambda d: len(d.match), default=None)
+
+
+def _within(part: list[str], words: list[str]) -> bool:
+    return any(words[i : i + len(part)] == part for i in range(len(words)))
 
 
 @functools.cache

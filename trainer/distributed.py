@@ -6,26 +6,29 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
-import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
-from ray.exceptions import RayError
 from ray.train import FailureConfig, ScalingConfig
 from ray.train import RunConfig as TrainRunConfig
 from ray.train.torch import TorchTrainer, get_device
 
+from trainer.board import POLL_SECONDS, Telling, listen, make_board
+from trainer.cluster import machines
 from trainer.config import from_dict, to_dict
+from trainer.devices import usable_cpus
 from trainer.errors import UserError
 from trainer.final import Plan, Row
 from trainer.local_ray import ray_session
+from trainer.loop import Training
 
-POLL_SECONDS = 0.5
+CROWD = 4  # workers a core: more only wait for each other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,36 +38,36 @@ class Cluster:
     workers: int = 1
     most: int | None = None
     """Elastic: as many workers as there is room for, from `workers` to this."""
-    gpu: bool = False
+    gpu: bool | None = None
+    """A GPU for each worker; None: where this machine, or the cluster in RAY_ADDRESS, has some or can add some."""
     failures: int = 8
     """Lost workers or nodes after which it is given up; each time it goes on from the newest checkpoint."""
     threads: int = 1
     """Of a worker without a GPU."""
 
 
-class _Board:
-    """An actor through which the first worker tells the driver how it goes."""
-
-    def __init__(self) -> None:
-        self.rows: list[Row] = []
-
-    def put(self, row: Row) -> None:
-        self.rows.append(row)
-
-    def take(self) -> list[Row]:
-        rows, self.rows = self.rows, []
-        return rows
-
-
-def run_on_ray(plan: Plan, cluster: Cluster, on_row: Callable[[Row], None], say: Callable[[str], None]) -> None:
+def run_on_ray(
+    plan: Plan,
+    cluster: Cluster,
+    on_row: Callable[[Row], None],
+    say: Callable[[str], None],
+    asked: Callable[[], AbstractContextManager[Callable[[], str]]] = lambda: nullcontext(lambda: ""),
+) -> None:
     """Train to the end. `on_row` hears every row of the log, in the driver; raises UserError for what a user can mend.
+    `asked` is entered once Ray is up (which takes over some signals), and what it gives is called again and again for a
+    reason to stop with a checkpoint; empty: none.
 
     Ray must be running, or is started on this machine.
     """
-    with ray_session(cluster.most or cluster.workers, (cluster.most or cluster.workers) if cluster.gpu else 0):
-        board = ray.remote(num_cpus=0)(_Board).remote()
+    most, local = cluster.most or cluster.workers, not os.environ.get("RAY_ADDRESS")
+    if local:
+        cluster = _of_this_machine(cluster, say)
+    with ray_session(most, most if cluster.gpu else 0), asked() as stop:
+        if not local:
+            cluster = _of_the_cluster(cluster, say)
+        board = make_board()
         over, errors = threading.Event(), list[str]()
-        listener = threading.Thread(target=_listen, args=(board, on_row, say, errors, over), daemon=True)
+        listener = threading.Thread(target=listen, args=(board, on_row, say, errors, over, stop), daemon=True)
         listener.start()
         try:
             _fit(plan, cluster, board)
@@ -75,10 +78,39 @@ def run_on_ray(plan: Plan, cluster: Cluster, on_row: Callable[[Row], None], say:
         raise UserError(errors[0])
 
 
+def _of_this_machine(cluster: Cluster, say: Callable[[str], None]) -> Cluster:
+    """With `gpu` known. UserError for more workers than make sense here."""
+    import torch
+
+    gpu = torch.cuda.is_available() if cluster.gpu is None else cluster.gpu
+    what, have = ("GPU", torch.cuda.device_count()) if gpu else ("core", usable_cpus())
+    most = have if gpu else CROWD * have
+    if cluster.workers > most:
+        raise UserError(
+            f"{cluster.workers} workers need {cluster.workers} {what}s and this machine has {have}: "
+            f"use --workers {have}, or submit the run to a larger cluster."
+        )
+    if cluster.workers > have:
+        say(f"{cluster.workers} workers share {have} {what}s: --workers {have} would be as fast")
+    return replace(cluster, gpu=gpu, most=cluster.most and max(cluster.workers, min(cluster.most, most)))
+
+
+def _of_the_cluster(cluster: Cluster, say: Callable[[str], None]) -> Cluster:
+    """With `gpu` known from the cluster and its autoscaler, which is said."""
+    found = machines()
+    gpu = found.most_gpus > 0 if cluster.gpu is None else cluster.gpu
+    say(f"{found}: training on {'GPUs' if gpu else 'CPUs'}")
+    if gpu and cluster.workers > found.most_gpus:
+        raise UserError(
+            f"{cluster.workers} workers need {cluster.workers} GPUs and the cluster can have {found.most_gpus:.0f}: "
+            f"use --workers {found.most_gpus:.0f}, or let it grow (max_workers in its file)."
+        )
+    return replace(cluster, gpu=gpu)
+
+
 def _fit(plan: Plan, cluster: Cluster, board: Any) -> None:
     most = cluster.most
     workers: int | tuple[int, int] = cluster.workers if most is None else (cluster.workers, most)
-    _check_room(cluster)
     with tempfile.TemporaryDirectory(prefix="hpt-train-") as scratch:
         # Ray's own bookkeeping must be where every node can write; our checkpoints are in the run's store.
         local = "://" not in plan.store
@@ -92,7 +124,7 @@ def _fit(plan: Plan, cluster: Cluster, board: Any) -> None:
             },
             scaling_config=ScalingConfig(
                 num_workers=workers,
-                use_gpu=cluster.gpu,
+                use_gpu=bool(cluster.gpu),
                 resources_per_worker={"GPU": 1} if cluster.gpu else {"CPU": 1},
             ),
             run_config=TrainRunConfig(
@@ -103,7 +135,7 @@ def _fit(plan: Plan, cluster: Cluster, board: Any) -> None:
             ),
         )
         try:
-            trainer.fit()
+            _in_a_thread(trainer.fit)
         except Exception as error:
             if sentence := _sentence(error):
                 raise UserError(sentence) from None
@@ -126,56 +158,43 @@ def _worker(config: dict[str, Any]) -> None:
         torch.set_num_threads(config["threads"])
         torch.set_flush_denormal(True)
 
+    trainings: list[Training] = []
+    telling = Telling(board if first else None)
+
     def say(text: str) -> None:
-        if first:
-            ray.get(board.put.remote({"say": text}))
+        telling.surely({"say": text})
 
     compile = plan.compile if plan.compile is not None else device.type == "cuda"
     parallel = Parallel.current("fsdp" if plan.shard else "ddp", compile)
     try:
         data = prepare(plan.run.data, vocabulary=plan.run.model.vocabulary)
-        for row in final(plan, data, parallel=parallel, device=device, say=say):
-            if first:
-                board.put.remote(row)
+        for row in final(plan, data, parallel=parallel, device=device, say=say, started=trainings.append):
+            if row["status"] == "running":
+                trainings[0].interrupted = telling.now(row)
+            else:
+                telling.surely(row)
             if row["status"] != "running" or row["val_loss"] is not None:
                 ray.train.report({k: row[k] for k in ("step", "val_loss", "train_loss")})  # a barrier: all alike
     except UserError as error:  # every worker has met it
-        if first:
-            ray.get(board.put.remote({"error": str(error)}))
+        telling.surely({"error": str(error)})
 
 
-def _listen(
-    board: Any,
-    on_row: Callable[[Row], None],
-    say: Callable[[str], None],
-    errors: list[str],
-    over: threading.Event,
-) -> None:
-    while True:
-        last = over.is_set()
+def _in_a_thread(call: Callable[[], object]) -> None:
+    """In the main thread Ray Train would take Ctrl-C for itself, and lose what is not in a checkpoint."""
+    errors = list[BaseException]()
+
+    def work() -> None:
         try:
-            for row in ray.get(board.take.remote(), timeout=10):
-                if "error" in row:
-                    errors.append(row["error"])
-                else:
-                    say(row["say"]) if "say" in row else on_row(row)
-        except RayError:
-            if last:
-                return
-        if last:
-            return
-        time.sleep(POLL_SECONDS)
+            call()
+        except BaseException as error:
+            errors.append(error)
 
-
-def _check_room(cluster: Cluster) -> None:
-    """UserError where this machine cannot hold the workers; a cluster that may scale up is waited for."""
-    what = "GPU" if cluster.gpu else "CPU"
-    have = int(ray.cluster_resources().get(what, 0))
-    if have < cluster.workers and not os.environ.get("RAY_ADDRESS"):
-        raise UserError(
-            f"{cluster.workers} workers need {cluster.workers} {what}s and Ray has {have}: "
-            f"use --workers {max(1, have)}, or submit the run to a larger cluster."
-        )
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(POLL_SECONDS)
+    if errors:
+        raise errors[0]
 
 
 def _sentence(error: BaseException) -> str:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from trainer.addresses import masked
 from trainer.architecture.counts import flops_per_token
-from trainer.checkpoints.file import unpack
-from trainer.checkpoints.saver import Saver
+from trainer.checkpoints.file import step_of, unpack
+from trainer.checkpoints.saver import Saver, name_of
 from trainer.checkpoints.storage import Store
 from trainer.cohorts.memory import micro_batch
 from trainer.config import RunConfig, to_dict
@@ -23,12 +25,16 @@ from trainer.data.tokenizer import load_tokenizer
 from trainer.devices import peak_flops, pick_device
 from trainer.errors import UserError
 from trainer.evals import evaluate, locate
+from trainer.files import parse_json
 from trainer.generate import sample_text
 from trainer.loop import Report, Training
 from trainer.parallel import Parallel
 
 ROWS = 1000  # of the log that a checkpoint carries: longer runs log less often
 SAMPLE_TOKENS = 48
+NOTHING, REFUSED = -1, -2  # instead of the step of a checkpoint
+MEMORY = "memory.json"
+"""In the run's directory: sequences a pass that memory held, where more did not fit."""
 Row = dict[str, Any]
 
 
@@ -96,7 +102,7 @@ def final(
     for value in (row["val_loss"] for row in keeper.log if row["val_loss"] is not None):
         best, since = min(best, value), 0 if value < best else since + 1
     limit = plan.stop_seconds - keeper.before
-    for report in training.reports(evaluate_every=every, seconds_limit=limit):
+    for report in _remembering(training.reports(evaluate_every=every, seconds_limit=limit), training, plan):
         if report.val_loss is not None:
             best, since = min(best, report.val_loss), 0 if report.val_loss < best else since + 1
         if report.status == "running" and plan.patience is not None and since >= plan.patience:
@@ -109,6 +115,25 @@ def final(
         keeper.after(report)
         if report.status != "running":
             return
+
+
+def _remembering(reports: Iterator[Report], training: Training, plan: Plan) -> Iterator[Report]:
+    """The same; where memory runs out, the run's directory keeps how much did not fit. Alone, training has gone on with
+    smaller passes; several workers are started again, and begin with them."""
+    begun = training.micro_batch
+    try:
+        for report in reports:
+            if training.micro_batch < begun:
+                begun = training.micro_batch
+                _note_memory(plan, begun)
+            yield report
+    except torch.OutOfMemoryError:
+        _note_memory(plan, max(1, training.micro_batch // 2))
+        raise
+
+
+def _note_memory(plan: Plan, sequences: int) -> None:
+    Store(plan.store).write(MEMORY, json.dumps({"micro_batch": sequences}).encode())
 
 
 def _look(
@@ -132,6 +157,9 @@ def _fitting(plan: Plan, workers: Parallel, device: torch.device) -> int:
     problem = UserError("Another worker's device has too little memory for this run.")
     try:
         fits = micro_batch(plan.run, device, workers.size, plan.shard)
+        if (content := Store(plan.store).read(MEMORY)) is not None:
+            known = parse_json(content, Store(plan.store).join(MEMORY)).get("micro_batch")
+            fits = min(fits, known) if isinstance(known, int) and known > 0 else fits
     except UserError as error:
         fits, problem = 0, error
     if not (fits := workers.least(fits, device)):
@@ -160,27 +188,50 @@ class _Keeper:
 
     def begin(self) -> None:
         training, plan = self.training, self.plan
-        found = self.saver.newest(self.say if training.parallel.rank == 0 else lambda text: None)
+        found = self._newest()
         if found is not None:
             tensors, state, name = found
+            step = step_of(state, self.saver.store.join(name))
             if state["run"] != json.loads(json.dumps(to_dict(plan.run))):
                 raise UserError(
-                    f"{plan.store} holds another run: choose another --out, or use the arguments it was made with."
+                    f"{self.saver.store.shown} holds another run: choose another --out, or use the arguments it was "
+                    "made with."
                 )
             training.restore(tensors, self.saver.store.join(name))
-            training.step, self.log, self.before = state["step"], state["log"], state["seconds"]
+            training.step, self.log, self.before = step, state["log"], state["seconds"]
             self.say(f"going on from step {training.step:,} ({self.saver.store.join(name)})")
         elif plan.init_from is not None:
             folder, _, name = plan.init_from.rpartition("/")
             content = Store(folder or ".").read(name)
             if content is None:
-                raise UserError(f"There is no checkpoint {plan.init_from} to start from.")
-            training.restore(unpack(content, plan.init_from)[0], plan.init_from, moments=plan.start_step > 0)
+                raise UserError(f"There is no checkpoint {masked(plan.init_from)} to start from.")
+            source = masked(plan.init_from)
+            training.restore(unpack(content, source)[0], source, moments=plan.start_step > 0)
         if found is None and plan.start_step:
             if plan.start_step >= training.run.steps:
                 raise UserError(f"--start-step {plan.start_step} lies beyond the run's {training.run.steps} steps.")
             training.step = plan.start_step
         self.last = training.step * training.run.batch, 0.0
+
+    def _newest(self) -> tuple[Mapping[str, Tensor], dict[str, Any], str] | None:
+        """The first worker looks for the newest that is whole; the others open the same."""
+        workers, device = self.training.parallel, self.training.device
+        if workers.rank == 0:
+            try:
+                found = self.saver.newest(self.say)
+                step = NOTHING if found is None else step_of(found[1], self.saver.store.join(found[2]))
+            except UserError:
+                workers.first(REFUSED, device)  # the others wait for a word
+                raise
+            workers.first(step, device)
+            return found
+        step = workers.first(0, device)
+        if step == NOTHING:
+            return None
+        opened = None if step == REFUSED else self.saver.open(name_of(step), check=False)
+        if opened is None:
+            raise UserError(f"Not every worker can read {self.saver.store.shown}: give --out that all of them share.")
+        return *opened, name_of(step)
 
     def row(self, report: Report) -> Row:
         """Of the log: the report, flat, with this run's clock."""
@@ -223,6 +274,6 @@ class _Keeper:
         if training.parallel.rank == 0:
             state = {"step": training.step, "run": to_dict(self.plan.run), "log": self.log}
             state["seconds"] = self.before + start - self.began
-            self.saver.save(training.step, tensors, state)
+            self.saver.save(training.step, tensors, state, copied=training.parallel.kind == "fsdp")
         self.saved = time.monotonic()
         self.blocked += self.saved - start

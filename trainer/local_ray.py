@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import threading
 import time
@@ -13,6 +14,7 @@ from typing import Any
 
 import psutil
 import ray
+from ray._private import ray_constants
 
 from trainer.errors import UserError
 
@@ -21,13 +23,19 @@ NAMES = {"raylet": "process on this machine (raylet)", "gcs_server": "head proce
 ASK_SECONDS = 5.0
 SILENT_SECONDS = 60.0
 """A busy head node may take its time."""
+TOKEN = secrets.token_hex(32)
+"""Without which nobody speaks to a local Ray of this process."""
 
 
 @contextmanager
 def ray_session(cpus: int, gpus: int) -> Iterator[None]:
     """The cluster in RAY_ADDRESS (or of the job that this is) when there is one; else one of so many CPUs and GPUs."""
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": "error", "configure_logging": True}
+    # Without this a local Ray listens on all interfaces: it is what Ray itself does on Windows and macOS.
+    ray_constants.ENABLE_RAY_CLUSTER = bool(os.environ.get("RAY_ADDRESS"))
     if not os.environ.get("RAY_ADDRESS"):
+        # Ray would write its own where all users of the machine can read it (~/.ray/auth_token, mode 0644).
+        os.environ.setdefault("RAY_AUTH_TOKEN", TOKEN)
         settings |= {
             "address": "local",
             "num_cpus": cpus,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainer import passes
 from trainer.architecture.counts import run_flops
-from trainer.architecture.model import Transformer
-from trainer.checkpoints.file import load_checkpoint, save_checkpoint
+from trainer.checkpoints.file import load_checkpoint, save_checkpoint, step_of
 from trainer.config import RunConfig, to_dict
 from trainer.data import Batches, Prepared
 from trainer.devices import pick_device, use_bf16
@@ -66,8 +66,7 @@ class Training:
             raise UserError("This run has no learning rate: give --lr, or search for one.")
         self.run, self.data, self.peak_lr = run, data, run.lr
         self.device, self.parallel = device or pick_device(), parallel or Parallel()
-        self.model = Transformer(run).to(self.device)
-        self.parallel.shard(self.model)
+        self.model = self.parallel.build(run, self.device)
         self.loss_function = self.parallel.loss_function(self.model)
         self.optimizer = make_optimizer(self.model, run)
         self.step = 0
@@ -86,30 +85,43 @@ class Training:
         """One optimiser step; returns (mean loss, gradient norm) still on the device."""
         run, workers = self.run, self.parallel
         set_lr(self.optimizer, self.peak_lr * multiplier(run, self.step))
-        sequences = run.batch // run.model.context
-        mine = workers.share(sequences)
-        batch = self.train_batches.sequences(self.step * sequences + mine.start, mine.stop - mine.start)
-        total = torch.zeros((), device=self.device)
-        parts = np.array_split(batch, -(-len(batch) // self.micro_batch))
-        for i, part in enumerate(parts):
-            with workers.accumulate(self.model, last=i + 1 == len(parts)):
-                loss = self._loss(part) * (len(part) / sequences)
-                (loss * workers.size).backward()  # workers' gradients are averaged
-            total += loss.detach()
-        workers.sum(total)
+        while (total := self._gradients()) is None:
+            self.optimizer.zero_grad(set_to_none=True)
         norm = whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), run.clip or math.inf))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        return total, norm
+        return workers.sum(total), norm
+
+    def _gradients(self) -> Tensor | None:
+        """Of this step's mean loss, which is returned (this worker's part of it). None: memory ran out, and the passes
+        are smaller now."""
+        try:
+            return self._accumulated()
+        except torch.OutOfMemoryError:
+            # Of several workers, the others wait in the middle of a step: trainer.final keeps what was learnt.
+            if self.parallel.size > 1 or self.micro_batch == 1:
+                raise
+            passes.learn(self.run, self.device, self.micro_batch // 2)
+            return None
+
+    def _accumulated(self) -> Tensor:
+        run, workers = self.run, self.parallel
+        sequences = run.batch // run.model.context
+        total = torch.zeros((), device=self.device)
+        parts = workers.passes(sequences, self.micro_batch)
+        for i, part in enumerate(parts):
+            batch = self.train_batches.sequences(self.step * sequences + part.start, len(part) or 1)
+            with workers.accumulate(self.model, last=i + 1 == len(parts)):
+                loss = self._loss(batch) * (len(part) / sequences)  # an empty pass reads one, with weight 0
+                (loss * workers.size).backward()  # workers' gradients are averaged
+            total += loss.detach()
+        return total
 
     @property
     def micro_batch(self) -> int:
         """Sequences a forward pass."""
-        if self.run.micro_batch:
-            return self.run.micro_batch
-        tokens = 4096 if self.device.type == "cpu" else 65536  # cpu: more falls out of cache and is slower
-        return max(1, tokens // self.run.model.context)
+        return passes.sequences(self.run, self.device)
 
     def _loss(self, sequences: np.ndarray) -> Tensor:
         """Mean loss of sequences [B, context + 1]."""
@@ -125,21 +137,30 @@ class Training:
     def evaluate_some(self, sequences: int) -> float:
         """Mean loss on the first `sequences` held-out sequences."""
         total = torch.zeros((), dtype=torch.float64)
-        mine = self.parallel.share(sequences)
-        for first in range(mine.start, mine.stop, self.micro_batch):
-            part = self.val_batches.sequences(first, min(self.micro_batch, mine.stop - first))
-            total += self._loss(part).item() * len(part)
+        for part in self.parallel.passes(sequences, self.micro_batch):
+            loss = self._loss(self.val_batches.sequences(part.start, len(part) or 1))
+            total += loss.item() * len(part)
         return self.parallel.sum(total.to(self.device)).item() / sequences
 
     # --- checkpoints --------------------------------------------------------------------------------------------
 
     def tensors(self) -> dict[str, Tensor]:
         """Weights and moments, whole; every worker must ask for them. There is no other state than these and the
-        step: data order is a function of the step, and nothing in training draws random numbers."""
-        found: dict[str, Tensor] = {f"model.{n}": whole(p.detach()) for n, p in self.model.named_parameters()}
+        step: data order is a function of the step, and nothing in training draws random numbers.
+
+        Of a sharded model they come to the first worker's main memory one by one: no device ever holds more than one.
+        """
+        self.parallel.give_back(self.model)
+        held: dict[str, Tensor] = {f"model.{n}": p.detach() for n, p in self.model.named_parameters()}
         for name, parameter in self.model.named_parameters():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                found[f"optimizer.{key}.{name}"] = whole(value)
+            held |= {f"optimizer.{key}.{name}": v for key, v in self.optimizer.state.get(parameter, {}).items()}
+        if self.parallel.kind != "fsdp":
+            return held
+        found = dict[str, Tensor]()
+        for name, tensor in held.items():
+            gathered = whole(tensor)
+            if self.parallel.rank == 0:
+                found[name] = gathered.to("cpu", copy=True)
         return found
 
     def state(self) -> dict[str, Any]:
@@ -152,10 +173,11 @@ class Training:
     def load(self, path: Path) -> None:
         """Continue from a checkpoint of the same model; schedule and lr are this run's own."""
         tensors, state = load_checkpoint(path)
+        step = step_of(state, path)
         self.restore(tensors, str(path))
-        self.step = state["step"]
+        self.step = step
 
-    def restore(self, tensors: dict[str, Tensor], source: str, moments: bool = True) -> None:
+    def restore(self, tensors: Mapping[str, Tensor], source: str, moments: bool = True) -> None:
         """Weights, and the optimiser's moments where there are some, from `tensors`; `source` names them in errors."""
         for name, parameter in self.model.named_parameters():
             saved = tensors.get(f"model.{name}")
@@ -204,7 +226,8 @@ class Training:
             loss, self.grad_norm = self.train_step()
             losses.append(loss)
             evaluating = evaluate_every is not None and self.step % evaluate_every == 0 and self.step < last
-            if self.step % CHECK_EVERY and self.step < last and not evaluating and not self.interrupted:
+            alone = self.interrupted and self.parallel.size == 1  # of several, all must stop at the same step
+            if self.step % CHECK_EVERY and self.step < last and not evaluating and not alone:
                 continue
             values = torch.stack(losses).tolist()
             losses.clear()
@@ -212,13 +235,15 @@ class Training:
                 yield report("diverged", reason=reason)
                 return
             now = report("running", train_loss=sum(values) / len(values))
-            if self.interrupted and self.step < last:
-                yield replace(now, status="stopped", reason=self.interrupted)
+            if evaluating:  # also where it stops now: resumed, it would not be measured again
+                now = replace(now, val_loss=self.evaluate())
+            if self.step < last and self.parallel.agree(bool(self.interrupted), self.device):
+                yield replace(now, status="stopped", reason=self.interrupted or "another worker was asked to stop")
                 return
             if seconds_limit < math.inf and self.parallel.agree(now.seconds > seconds_limit, self.device):
                 yield replace(now, status="stopped", reason=f"its hard stop of {seconds_limit:.0f} s was reached")
                 return
-            yield replace(now, val_loss=self.evaluate()) if evaluating else now
+            yield now
         val_loss = self.evaluate()
         if reason := divergence(run, [val_loss], warm=True):
             yield report("diverged", reason=reason)

@@ -5,11 +5,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
+import io
 import json
 import math
+import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +22,9 @@ from typing import Any, TypeVar
 import tyro
 from rich.console import Console
 
+from hpt.console.ranges import FLAGS
 from trainer.errors import UserError
+from trainer.ranges import check_ranges
 
 T = TypeVar("T")
 
@@ -63,11 +70,37 @@ def plain(value: Any) -> Any:
 
 
 def parse(kind: type[T], argv: Sequence[str], command: str, default: T | None = None) -> T:
-    """The dataclass `kind` from the command line; its attribute docstrings are the help."""
-    prog = f"python -m {command}"
-    if default is None:
-        return tyro.cli(kind, args=list(argv), prog=prog)
-    return tyro.cli(kind, args=list(argv), prog=prog, default=default)
+    """The dataclass `kind` from the command line; its attribute docstrings are the help. UserError for what it does not
+    have, what has another type, and numbers outside their range (hpt.console.ranges)."""
+    given: dict[str, Any] = {} if default is None else {"default": default}
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            config = tyro.cli(kind, args=list(argv), prog=f"python -m {command}", **given)
+    except SystemExit as end:
+        if not end.code:  # --help
+            raise
+        raise UserError(f"{_sentence(said.getvalue())} See python -m {command} --help.") from None
+    _check(config)
+    return config
+
+
+def _check(config: Any, prefix: str = "") -> None:
+    """The ranges of a command's numbers, those of its settings' settings included (--hyperband.units)."""
+    check_ranges(config, FLAGS, prefix, flags=True)
+    for field in dataclasses.fields(config):
+        if dataclasses.is_dataclass(value := getattr(config, field.name)):
+            _check(value, f"{prefix}{field.name.replace('_', '-')}.")
+
+
+def _sentence(box: str) -> str:
+    """What tyro says in a box of lines, as a sentence: without its frames, and without the help that it repeats."""
+    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
+    parts = [" ".join(part.split()) for part in re.split("─{3,}", " ".join(lines))]
+    told = [p for p in parts if p and not p.startswith(("For full helptext", "Argument helptext"))]
+    hints = [re.match(r"Perhaps you meant: (\S+)", part) for part in told[1:]]
+    near = next((f": did you mean {found[1]}?" for found in hints if found), ".")
+    return f"{told[0].rstrip('.') if told else 'The command line cannot be read'}{near}"
 
 
 def value_of(flag: str, argv: Sequence[str]) -> str | None:
@@ -87,12 +120,24 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 2
+    except BrokenPipeError:  # whoever read our output has enough, such as `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not (sentence := of_the_system(error)):
             raise
-        print(f"error: the disk is full ({error.filename or 'unknown file'}).", file=sys.stderr)
+        print(f"error: {sentence}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         code = 130
     sys.exit(code)
+
+
+def of_the_system(error: OSError) -> str:
+    """Of a file that cannot be used, and of a full disk; empty where it may be a defect of hpt."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full ({error.filename or 'unknown file'})."
+    if error.filename is None:
+        return ""
+    return f"{error.filename} cannot be used ({error.strerror}): give another place, or mend this one."

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from rich.console import Console
 from hpt.reports.numbers import duration, short
 from hpt.tracking.mirror import FinalMirror, FinalRun, ui_command
 from trainer.architecture.counts import flops_per_token, parameters, run_flops
+from trainer.checkpoints.lease import lease
 from trainer.checkpoints.saver import FOLDER
 from trainer.checkpoints.storage import Store
 from trainer.cohorts.calibrate import calibrate
@@ -137,9 +138,15 @@ def _short_path(address: str) -> str:
 
 def train_here(plan: Plan, data: Prepared, follower: Follower) -> None:
     """In this process. Ctrl-C and a request to terminate (a spot machine's notice) stop it with a checkpoint."""
-    device = pick_device()
+    device, trainings = pick_device(), list[Training]()
     compile = plan.compile if plan.compile is not None else device.type == "cuda"
-    with _alone(follower.store), _signals() as trainings:
+
+    def ask(reason: str) -> bool:
+        for training in trainings:
+            training.interrupted = reason
+        return bool(trainings)
+
+    with _alone(follower.store), _signals(ask):
         for row in final(
             plan, data, device=device, parallel=Parallel(compile=compile), say=follower.say, started=trainings.append
         ):
@@ -147,15 +154,23 @@ def train_here(plan: Plan, data: Prepared, follower: Follower) -> None:
 
 
 def train_on_ray(plan: Plan, follower: Follower, workers: int, most: int | None) -> None:
-    """On a cluster, or this machine's devices, through Ray Train."""
-    import torch
-
+    """On a cluster, or this machine's devices, through Ray Train; stopped as train_here is."""
     from trainer.distributed import Cluster, run_on_ray
 
-    gpu = torch.cuda.is_available()
-    cluster = Cluster(workers=workers, most=most, gpu=gpu, threads=max(1, usable_cpus() // (most or workers)))
+    cluster = Cluster(workers=workers, most=most, threads=max(1, usable_cpus() // (most or workers)))
+    reasons = [""]
+
+    def ask(reason: str) -> bool:
+        reasons.append(reason)
+        return bool(follower.rows)
+
+    @contextmanager
+    def asked() -> Iterator[Callable[[], str]]:
+        with _signals(ask):
+            yield lambda: reasons[-1]
+
     with _alone(follower.store):
-        run_on_ray(plan, cluster, follower.row, follower.say)
+        run_on_ray(plan, cluster, follower.row, follower.say, asked)
 
 
 def show_result(follower: Follower, answer: dict[str, Any], usd_per_hour: float) -> tuple[int, dict[str, Any]]:
@@ -196,7 +211,7 @@ def dry_run(plan: Plan, data: Prepared, workers: int, usd_per_hour: float, conso
     run, device = plan.run, pick_device()
     sequences = micro_batch(run, device, workers, plan.shard)
     with console.status("timing 20 steps"):
-        measured = calibrate(run, data, device)
+        measured = calibrate(replace(run, micro_batch=sequences), data, device)
     passes = plan.evaluations * measured.eval_seconds
     seconds = (run.steps * measured.step_seconds + passes) / workers
     peak = peak_flops(run, device)
@@ -210,7 +225,7 @@ def dry_run(plan: Plan, data: Prepared, workers: int, usd_per_hour: float, conso
         f"{short(run.batch / measured.step_seconds)} tokens/s on {device_name(device)}{mfu}\n"
         f"{duration(seconds)}{price}{sharing}; {plan.evaluations} validations take {passes / seconds / workers:.1%}\n"
         f"about {memory:.1f} GiB of memory at {sequences} sequences a pass; "
-        f"a checkpoint is {12 * total / 2**30:.2f} GiB, {plan.keep} are kept in {plan.store}\n"
+        f"a checkpoint is {12 * total / 2**30:.2f} GiB, {plan.keep} are kept in {Store(plan.store).shown}\n"
         "dry run: nothing was trained but the steps that were timed, nothing was written"
     )
     return {
@@ -228,7 +243,8 @@ def dry_run(plan: Plan, data: Prepared, workers: int, usd_per_hour: float, conso
 def _alone(store: Store) -> Iterator[None]:
     """Two processes training into one folder would write over each other."""
     if store.local is None:
-        yield
+        with lease(store):
+            yield
         return
     lock = FileLock(store.local / ".lock")
     try:
@@ -242,22 +258,21 @@ def _alone(store: Store) -> Iterator[None]:
 
 
 @contextmanager
-def _signals() -> Iterator[list[Training]]:
-    """Collects trainings; the first SIGINT or SIGTERM asks them to stop after the step under way."""
-    trainings, previous = list[Training](), {}
+def _signals(ask: Callable[[str], bool]) -> Iterator[None]:
+    """The first SIGINT or SIGTERM asks training to stop after the step under way; `ask` says whether it has begun."""
+    previous = {}
 
     def stop(number: int, _frame: object) -> None:
-        for training in trainings:
-            training.interrupted = INTERRUPTED if number == signal.SIGINT else "asked to terminate"
-        if not trainings or number == signal.SIGINT:
+        begun = ask(INTERRUPTED if number == signal.SIGINT else "asked to terminate")
+        if not begun or number == signal.SIGINT:
             signal.signal(signal.SIGINT, previous[signal.SIGINT])  # a second Ctrl-C does not wait
-        if not trainings:
+        if not begun:
             raise KeyboardInterrupt
 
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             previous[number] = signal.signal(number, stop)
-        yield trainings
+        yield
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -131,7 +130,7 @@ def _trials(found: Found) -> str:
     """Each cell carries the number that it is sorted by."""
     head = "".join(f"<th>{escape(h)}</th>" for h in trial_headers(found))
     body = "".join(
-        "<tr>" + "".join(f"<td data-v={json.dumps(str(value))}>{escape(shown)}</td>" for shown, value in row) + "</tr>"
+        "<tr>" + "".join(f'<td data-v="{escape(str(value))}">{escape(shown)}</td>' for shown, value in row) + "</tr>"
         for row in trial_rows(found)
     )
     table = f'<table class="sortable"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'

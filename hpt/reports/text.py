@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+import shlex
 from collections.abc import Sequence
 from html import escape
 
@@ -51,9 +53,7 @@ def headline(found: Found) -> tuple[str, list[str]]:
         )
     if answer.get("max_stable_lr") is not None:
         notes.append(f"largest learning rate that did not diverge: {answer['max_stable_lr']:.3g}")
-    return escape(sentence, quote=False).replace("&lt;b&gt;", "<b>").replace("&lt;/b&gt;", "</b>").replace(
-        "&amp;nbsp;", "&nbsp;"
-    ) + ".", notes  # fmt: skip
+    return f"{sentence}.", notes
 
 
 def run_sentence(found: Found) -> str:
@@ -119,13 +119,14 @@ def outlook_lines(found: Found) -> list[str]:
 
 
 def commands(found: Found) -> list[str]:
-    lines = [f"python -m hpt.search --resume {found.path}   # go on, or fill in what is missing"]
+    path = shlex.quote(str(found.path))
+    lines = [f"python -m hpt.search --resume {path}   # go on, or fill in what is missing"]
     if found.lr is not None:
         lines = [
-            f"python -m hpt.train --from {found.path} --dry-run   # what the final run takes",
-            f"python -m hpt.train --from {found.path}             # make it",
+            f"python -m hpt.train --from {path} --dry-run   # what the final run takes",
+            f"python -m hpt.train --from {path}             # make it",
         ]
-    return [*lines, f"python -m hpt.regret --searches {found.path} --truth GRID/trials.jsonl   # was it right?"]
+    return [*lines, f"python -m hpt.regret --searches {path} --truth GRID/trials.jsonl   # was it right?"]
 
 
 def trial_headers(found: Found) -> tuple[str, ...]:
@@ -195,11 +196,13 @@ def markdown(found: Found, pictures: Sequence[str]) -> str:
     """report.md; `pictures` are files beside it."""
     sentence, notes = headline(found)
     plain = sentence.replace("<b>", "**").replace("</b>", "**").replace("&nbsp;", " ")
-    out = [f"# {found.path.name}: learning rate", run_sentence(found), plain, *(f"- {note}" for note in notes)]
+    out = [f"# {_plain(found.path.name)}: learning rate", _plain(run_sentence(found)), plain]
+    out += [f"- {_plain(note)}" for note in notes]
     out += [f"\n![{name.removesuffix('.svg').replace('_', ' ')}]({name})" for name in pictures]
     if law := found.answer.get("law"):
-        out += ["\n## The law", law, *(f"- not used: {name} ({why})" for name, why in found.answer.get("rejected", ()))]
-    out += ["\n## The bill", _md(*bill_rows(found)), "\n## What was not tried", *outlook_lines(found)]
+        rejected = (f"- not used: {_plain(name)} ({_plain(why)})" for name, why in found.answer.get("rejected", ()))
+        out += ["\n## The law", _plain(law), *rejected]
+    out += ["\n## The bill", _md(*bill_rows(found)), "\n## What was not tried", *map(_plain, outlook_lines(found))]
     out += ["\n## Trials", _md(trial_headers(found), _shown(found))]
     return "\n".join(out) + "\n"
 
@@ -209,8 +212,14 @@ def _shown(found: Found) -> Rows:
 
 
 def _md(headers: Sequence[str], rows: Rows) -> str:
-    lines = [headers, ["---"] * len(headers), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    lines = [map(_plain, headers), ["---"] * len(headers), *(map(_plain, row) for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _plain(text: str) -> str:
+    """Text as it stands in Markdown: on one line, without links, tags, emphasis or columns of its own."""
+    text = escape(" ".join(str(text).split()), quote=False)  # a page may be made of it: no tags
+    return re.sub(r"([\\`*_\[\]|#!~])", r"\\\1", text)
 
 
 def latex(found: Found) -> str:
@@ -234,7 +243,12 @@ def _tex(headers: Sequence[str], rows: Rows, caption: str) -> str:
     ])  # fmt: skip
 
 
+TEX = {character: "\\" + character for character in "&%_#${}"} | {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': r"\textquotedbl{}",
+}  # fmt: skip
+
+
 def _escaped(text: str) -> str:
-    for character in "&%_#$":
-        text = text.replace(character, "\\" + character)
-    return text
+    """Text as it stands in LaTeX: no command of its own, on one line."""
+    return "".join(TEX.get(character, character) for character in " ".join(str(text).split()))

@@ -22,6 +22,7 @@ from filelock import FileLock
 
 from hpt.tracking.views import experiment_tags, run_name, run_params, trial_metrics
 from search.records import Trial
+from trainer.addresses import masked, scrubbed
 from trainer.config import RunConfig
 
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # a server that is away must not
@@ -36,7 +37,9 @@ def tracking_uri(given: str | None = None) -> str:
 
 def ui_command(uri: str) -> str:
     if uri.startswith("http"):
-        return f"open {uri}"
+        return f"open {masked(uri)}"
+    if masked(uri) != uri:  # a password is for the environment
+        return "python -m hpt.ui, with MLFLOW_TRACKING_URI set"
     return f"python -m hpt.ui --tracking-uri {uri}"
 
 
@@ -144,11 +147,11 @@ def _creating(uri: str) -> Iterator[None]:
 
 def ailment(uri: str, error: Exception) -> str:
     """What ails MLflow, in a sentence with the remedy where it is known."""
-    text = " ".join(str(error).split())
+    text = scrubbed(" ".join(str(error).split()), uri)
     if uri.startswith(SQLITE) and any(word in text for word in BROKEN):
         file = uri.removeprefix(SQLITE)
         return f"MLflow's file {file} is broken ({text[:120]}): move it away (mv {file} {file}.broken)"
-    return f"MLflow at {uri} does not answer ({type(error).__name__}: {text[:120]})"
+    return f"MLflow at {masked(uri)} does not answer ({type(error).__name__}: {text[:120]})"
 
 
 def experiment_of(uri: str, name: str) -> str | None:

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from search.records import Recommendation, Trial
 from trainer.config import to_dict
 from trainer.errors import UserError
-from trainer.files import disk_error, write_atomic
+from trainer.files import disk_error, read_json, write_atomic
 
 FORMAT = 2
 """Of config.json. 1, without a number: hpt 0.1.0, until 2026-11-27. 2: with the data's fingerprint, the calibration's
@@ -65,7 +65,7 @@ class SearchDir:
         """The configuration of this format or an older one, where fields of newer ones are missing; UserError where one
         that is `needed` is."""
         path = self.path / "config.json"
-        found = _read(path, f"{self.path} is not a search directory: it has no config.json.")
+        found = read_json(path, f"{self.path} is not a search directory: it has no config.json.")
         version = found.get("format", 1)
         if not isinstance(version, int) or version > FORMAT:
             raise UserError(f"{path} has format {version}, and this hpt reads 1 to {FORMAT}: use a newer hpt.")
@@ -77,7 +77,7 @@ class SearchDir:
         self._write("recommendation.json", {**to_dict(recommendation), "bill": bill})
 
     def read_recommendation(self) -> dict[str, Any]:
-        return _read(
+        return read_json(
             self.path / "recommendation.json",
             f"{self.path} has no recommendation yet: finish the search with python -m hpt.search --resume {self.path}.",
         )
@@ -161,17 +161,3 @@ def owed(bills: list[Trial], trials: list[Trial]) -> list[Trial]:
 def _whole_lines(path: Path) -> bytes:
     content = path.read_bytes() if path.exists() else b""
     return content[: content.rfind(b"\n") + 1]
-
-
-def _read(path: Path, missing: str) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(missing) from None
-    except NotADirectoryError:
-        raise UserError(missing) from None
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}): restore or delete it.") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path} is damaged (it is not a JSON object): restore or delete it.")
-    return found

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
-from trainer.checkpoints.file import pack, unpack
+from trainer.checkpoints.file import open_checkpoint, pack, unpack
 from trainer.checkpoints.storage import Store
 from trainer.errors import UserError
 
@@ -30,10 +30,12 @@ class Saver:
     _thread: threading.Thread | None = field(default=None, repr=False)
     _error: BaseException | None = field(default=None, repr=False)
 
-    def save(self, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-        """Copies now, writes in the background. Raises what the write before this one met."""
+    def save(self, step: int, tensors: dict[str, Tensor], state: dict[str, Any], copied: bool = False) -> None:
+        """Copies now (unless they are copies already), writes in the background. Raises what the write before met."""
         self.wait()
-        copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
+        copies = tensors
+        if not copied:
+            copies = {name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()}
         self._thread = threading.Thread(target=self._write, args=(step, copies, state), daemon=False)
         self._thread.start()
 
@@ -54,14 +56,20 @@ class Saver:
             error, self._error = self._error, None
             raise error
 
-    def newest(self, say: Callable[[str], None]) -> tuple[dict[str, Tensor], dict[str, Any], str] | None:
+    def newest(self, say: Callable[[str], None]) -> tuple[Mapping[str, Tensor], dict[str, Any], str] | None:
         """(tensors, state, name) of the newest checkpoint that is whole; damaged ones are named to `say`."""
         for name in reversed(self.store.names(FOLDER)):
-            content = self.store.read(name)
-            if content is None:
-                continue
             try:
-                return *unpack(content, self.store.join(name)), name
+                if (found := self.open(name)) is not None:
+                    return *found, name
             except UserError as error:
                 say(str(error).replace(": delete it and resume.", ": the one before it is used."))
         return None
+
+    def open(self, name: str, check: bool = True) -> tuple[Mapping[str, Tensor], dict[str, Any]] | None:
+        """(tensors, state); of a folder's file tensor by tensor, of an object store's at once. None: it is gone."""
+        if self.store.local is not None:
+            path = self.store.local / name
+            return open_checkpoint(path, check) if path.is_file() else None
+        content = self.store.read(name)
+        return None if content is None else unpack(content, self.store.join(name))

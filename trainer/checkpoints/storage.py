@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from trainer.addresses import masked, scrubbed
 from trainer.errors import UserError
 from trainer.files import write_atomic
 
@@ -36,15 +37,19 @@ class Store:
         return system, path.rstrip("/")
 
     def _unreachable(self, error: Exception) -> UserError:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        reason = scrubbed(str(error).strip() or type(error).__name__, self.address).splitlines()[0][:200]
         return UserError(
-            f"The store {self.address.split('?')[0]} cannot be used ({reason}): check the address, your credentials "
-            "and the network."
+            f"The store {self.shown} cannot be used ({reason}): check the address, your credentials and the network."
         )
+
+    @property
+    def shown(self) -> str:
+        """The address for people and files: without its options and without a password."""
+        return masked(self.address).split("?")[0] if "://" in self.address else self.address
 
     def join(self, name: str) -> str:
         """The address of a file, for people."""
-        return f"{self.address.split('?')[0].rstrip('/')}/{name}"
+        return f"{self.shown.rstrip('/')}/{name}"
 
     def write(self, name: str, content: bytes) -> None:
         if self.local is not None:

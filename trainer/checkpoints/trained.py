@@ -9,8 +9,9 @@ import tiktoken
 import torch
 
 from trainer.architecture.model import Transformer
-from trainer.checkpoints.file import load_checkpoint, newest_first
-from trainer.config import RunConfig, from_dict
+from trainer.checkpoints.copies import here
+from trainer.checkpoints.file import load_checkpoint, newest_first, step_of
+from trainer.config import RunConfig, from_json
 from trainer.data import Prepared
 from trainer.data.tokenizer import load_tokenizer
 from trainer.devices import pick_device
@@ -38,21 +39,25 @@ class Trained:
         return self.encoding.eot_token
 
 
-def open_trained(path: Path, device: torch.device | None = None) -> Trained:
-    """`path`: the directory of a run (its newest whole checkpoint is taken) or a checkpoint file in one."""
-    tensors, state, file = _newest(path)
-    run = from_dict(RunConfig, state["run"])
+def open_trained(place: Path | str, device: torch.device | None = None) -> Trained:
+    """`place`: the directory of a run (its newest whole checkpoint is taken) or a checkpoint file in one; here, or the
+    address of either in an object store."""
+    tensors, state, file = _newest(here(place))
+    step = step_of(state, file)
+    run = from_json(RunConfig, state["run"], file)
     model = Transformer(run)
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
         if (saved := tensors.get(f"model.{name}")) is None or saved.shape != parameter.shape:
             raise UserError(f"{file} does not fit its own configuration: {name} is missing or of another shape.")
+        if not saved.isfinite().all():
+            raise UserError(f"{file} holds weights that are not finite: its training diverged; use another checkpoint.")
         parameter.data.copy_(saved)
     return Trained(
         run=run,
         model=model.to(device or pick_device()).eval(),
         encoding=load_tokenizer(_tokenizer(file, run)),
-        step=state["step"],
+        step=step,
         path=file,
     )
 

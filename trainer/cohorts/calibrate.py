@@ -13,6 +13,7 @@ from torch import Tensor
 
 from trainer.cohorts.cohort import Cohort
 from trainer.cohorts.fused import pass_sequences
+from trainer.cohorts.memory import fitted
 from trainer.cohorts.packing import pack_size
 from trainer.config import RunConfig
 from trainer.data import Prepared
@@ -77,10 +78,15 @@ def _packed(run: RunConfig, data: Prepared, device: torch.device, pack: int | No
     if pack == 1 or (pack is None and device.type != "cuda"):
         return _alone(run, data, device)
     most = pack_size(run, device, limit=pack or MOST)
-    best = _alone(run, data, device) if pack is None else _together(run, data, device, most)
+    if pack is not None:
+        return _most_together(run, data, device, most)
+    best = _alone(run, data, device)
     total, tokens, size = best.total_seconds, best.tokens, 4
-    while pack is None and size <= most:
-        found = _together(run, data, device, size)
+    while size <= most:
+        try:
+            found = _together(run, data, device, size)
+        except torch.OutOfMemoryError:  # the memory model was too hopeful: fewer it is
+            break
         total, tokens = total + found.total_seconds, tokens + found.tokens
         if found.step_seconds > 0.9 * best.step_seconds:
             break
@@ -88,9 +94,19 @@ def _packed(run: RunConfig, data: Prepared, device: torch.device, pack: int | No
     return replace(best, total_seconds=total, tokens=tokens)
 
 
+def _most_together(run: RunConfig, data: Prepared, device: torch.device, members: int) -> Calibration:
+    """So many members, or half of them while memory runs out."""
+    while members > 1:
+        try:
+            return _together(run, data, device, members)
+        except torch.OutOfMemoryError:
+            members //= 2
+    return _together(run, data, device, 1)
+
+
 def _alone(run: RunConfig, data: Prepared, device: torch.device) -> Calibration:
     def make() -> Training:
-        training = Training(replace(run, lr=1e-6), data, device)
+        training = Training(replace(fitted(run, device), lr=1e-6), data, device)
         training.run = replace(training.run, batch=min(run.batch, training.micro_batch * run.model.context))
         return training
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from trainer.architecture.counts import run_flops
 from trainer.cohorts.fused import Fused
+from trainer.cohorts.memory import micro_batch
 from trainer.config import RunConfig
 from trainer.data import Prepared
 from trainer.devices import pick_device
@@ -43,6 +44,8 @@ class InTurn:
     """The same members one after the other, step by step. Same interface as trainer.cohorts.fused.Fused."""
 
     def __init__(self, runs: Sequence[RunConfig], data: Prepared, device: torch.device, compile: bool = False) -> None:
+        fit = micro_batch(runs[0], device)  # one shape, and one trains at a time
+        runs = [replace(run, micro_batch=fit) for run in runs]
         self.trainings = [Training(run, data, device, Parallel(compile=compile)) for run in runs]
         for training in self.trainings[1:]:
             training.train_batches = self.trainings[0].train_batches

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from trainer.architecture.model import Transformer, role
 from trainer.architecture.parametrisation import Scale, scale
-from trainer.checkpoints.file import load_checkpoint, save_checkpoint
+from trainer.checkpoints.file import load_checkpoint, save_checkpoint, step_of
 from trainer.cohorts.population import PopulationModel
 from trainer.config import RunConfig, to_dict
 from trainer.data import Batches, Prepared
@@ -176,7 +176,7 @@ class Fused:
         steps = set()
         for index, path in enumerate(paths):
             tensors, state = load_checkpoint(path)
-            steps.add(state["step"])
+            steps.add(step_of(state, path))
             for slab in self.slabs:
                 for key, held in (("model.", slab.values), ("optimizer.exp_avg.", slab.first),
                                   ("optimizer.exp_avg_sq.", slab.second)):  # fmt: skip

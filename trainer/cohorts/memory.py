@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from trainer.architecture.counts import parameters
@@ -9,6 +11,7 @@ from trainer.cohorts.packing import activation_bytes
 from trainer.config import RunConfig
 from trainer.devices import free_memory, use_bf16
 from trainer.errors import UserError
+from trainer.passes import useful
 
 STATE_BYTES = 16  # a parameter: fp32 weight, gradient, and AdamW's two moments
 SPARE = 0.9  # of what is free: fragmentation, workspaces, the chunk of logits
@@ -17,7 +20,21 @@ SPARE = 0.9  # of what is free: fragmentation, workspaces, the chunk of logits
 def run_bytes(run: RunConfig, sequences: int, device: torch.device, shards: int = 1) -> float:
     """Of training with so many sequences a forward pass, the state split over `shards` devices."""
     state = STATE_BYTES * parameters(run.model).total / shards
+    if shards > 1:
+        state += gathered_bytes(run, device)
     return state + activation_bytes(run.model, use_bf16(run, device)) * run.model.context * sequences
+
+
+def gathered_bytes(run: RunConfig, device: torch.device) -> float:
+    """What a device holds whole for a while though the model is sharded: embedding and head with their gradients, and
+    two blocks (the next is fetched while one computes), one with its gradients."""
+    count, item = parameters(run.model), 2 if use_bf16(run, device) else 4
+    return 8 * (count.total - count.blocks) + (2 * item + 4) * count.blocks / run.model.depth
+
+
+def fitted(run: RunConfig, device: torch.device) -> RunConfig:
+    """The run with its passes fitted to the device; UserError where not even one sequence fits."""
+    return replace(run, micro_batch=micro_batch(run, device))
 
 
 def micro_batch(run: RunConfig, device: torch.device, workers: int = 1, sharded: bool = False) -> int:
@@ -27,8 +44,7 @@ def micro_batch(run: RunConfig, device: torch.device, workers: int = 1, sharded:
     """
     shards, free = (workers if sharded else 1), SPARE * free_memory(device)
     share = max(1, run.batch // run.model.context // workers)
-    useful = max(1, (4096 if device.type == "cpu" else 65536) // run.model.context)  # more is not faster
-    sequences = min(run.micro_batch or useful, share)
+    sequences = min(run.micro_batch or useful(run, device), share)
     while run.micro_batch is None and sequences > 1 and run_bytes(run, sequences, device, shards) > free:
         sequences = max(1, sequences // 2)
     need = run_bytes(run, sequences, device, shards)

@@ -126,8 +126,15 @@ def evaluate(
     raise UserError(missing(task))
 
 
-def locate(task: str, given: Path | None, download: bool, progress: Callable[[int, int], None] = silent) -> Path | None:
-    """The file of a task: the one given, the one in the cache, or fetched; None for the held-out tokens of a run."""
+def locate(
+    task: str,
+    given: Path | None,
+    download: bool,
+    progress: Callable[[int, int], None] = silent,
+    say: Callable[[str], None] = print,
+) -> Path | None:
+    """The file of a task: the one given, the one in the cache, or fetched; None for the held-out tokens of a run. `say`
+    hears of a file that could not be checked."""
     if given is not None:
         if not given.exists():
             raise UserError(f"There is no {given}, which --data gives for {task}.")
@@ -139,7 +146,7 @@ def locate(task: str, given: Path | None, download: bool, progress: Callable[[in
     evaluator = EVALUATORS[task]
     if not download or not evaluator.url:
         raise UserError(missing(task))
-    return fetch(task, evaluator.url, evaluator.sha256, progress)
+    return fetch(task, evaluator.url, evaluator.sha256, progress, say)
 
 
 def missing(task: str) -> str:

@@ -12,7 +12,7 @@ import urllib.error
 import urllib.request
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,13 @@ def cached(task: str) -> Path | None:
     return next((p for p in found if p.exists() and not p.name.endswith(".part")), None)
 
 
-def fetch(task: str, url: str, sha256: str, progress: Callable[[int, int], None]) -> Path:
+def fetch(
+    task: str, url: str, sha256: str, progress: Callable[[int, int], None], say: Callable[[str], None] = print
+) -> Path:
     """Fetch a task's file into the cache, whole or not at all; `progress` gets bytes done and bytes of all.
 
-    The length that the server promises is checked, and the checksum where one is known (`sha256` not empty).
+    The length that the server promises is checked, and the checksum where one is recorded (`sha256` not empty); where
+    none is, `say` is told so.
     """
     target = cache_dir() / "evals" / (task + "".join(Path(url).suffixes[-1:]))
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -60,6 +63,8 @@ def fetch(task: str, url: str, sha256: str, progress: Callable[[int, int], None]
         if sha256 and digest.hexdigest() != sha256:
             raise UserError(f"{url} is not the file hpt knows (sha256 {digest.hexdigest()}): give one with --data.")
         os.replace(partial, target)
+        if not sha256:
+            say(f"{task}: fetched, and not checked, for no SHA-256 of it is recorded. It is {digest.hexdigest()}.")
     except (OSError, http.client.HTTPException) as error:
         if isinstance(error, urllib.error.HTTPError):
             error.close()  # it holds the connection
@@ -89,9 +94,12 @@ def rows(path: Path, limit: int | None = None) -> Rows:
         raise UserError(f"{path} cannot be read ({error}): fetch it again.") from None
     if not result:
         raise UserError(f"{path} holds no rows: give a .jsonl file, or a folder or .zip of them.")
-    if limit is None or limit >= len(result):
-        return result
-    return [result[i * len(result) // limit] for i in range(limit)]
+    return [result[i] for i in spread(len(result), limit)]
+
+
+def spread(count: int, limit: int | None) -> Sequence[int]:
+    """At most `limit` of range(count), evenly: texts and tasks are often sorted by kind."""
+    return range(count) if limit is None or limit >= count else [i * count // limit for i in range(limit)]
 
 
 def _texts(path: Path) -> Iterator[tuple[str, io.TextIOBase]]:

@@ -14,12 +14,13 @@ from trainer.data import Batches, prepare
 from trainer.data.corpus import documents
 from trainer.data.tokenizer import load_tokenizer
 from trainer.errors import UserError
+from trainer.evals.files import spread
 from trainer.evals.likelihood import BATCH_TOKENS, Scorer, log_probabilities
 from trainer.evals.score import Score, mean_score
 
 
 def evaluate_run(scorer: Scorer, run: RunConfig, limit: int | None) -> list[Score]:
-    """On the tokens that every evaluation of the run read while it trained; `limit` sequences of them."""
+    """On the tokens that every evaluation of the run read while it trained; `limit` sequences, spread evenly."""
     data = prepare(run.data, vocabulary=run.model.vocabulary)
     if load_tokenizer(data.tokenizer).token_byte_values() != scorer.encoding.token_byte_values():
         raise UserError(
@@ -27,14 +28,14 @@ def evaluate_run(scorer: Scorer, run: RunConfig, limit: int | None) -> list[Scor
             "--data val=PATH, and compare bits per byte."
         )
     batches, count = Batches(data.val, run.model.context, None), run.data.val_tokens // run.model.context
-    sequences = batches.sequences(0, count if limit is None else min(limit, count))
+    sequences = np.concatenate([batches.sequences(i, 1) for i in spread(count, limit)])
     return _scores(scorer, sequences, data.bytes_per_token, run.data.mask_documents)
 
 
 def evaluate_text(scorer: Scorer, path: Path, limit: int | None) -> list[Score]:
     """On a text of any kind that a corpus may be: its documents behind each other, each behind an end-of-text.
 
-    What is left after the last whole sequence is not read. `limit` sequences from the beginning.
+    What is left after the last whole sequence is not read. `limit` sequences, spread evenly.
     """
     context, end = scorer.model.config.context, scorer.encoding.eot_token
     texts = list(documents(DataConfig(corpus=str(path))))
@@ -43,7 +44,7 @@ def evaluate_text(scorer: Scorer, path: Path, limit: int | None) -> list[Score]:
     count = (len(tokens) - 1) // context
     if count < 1:
         raise UserError(f"{path} has {len(tokens)} tokens and the model reads {context + 1} at a time: give more text.")
-    starts = np.arange(count if limit is None else min(limit, count)) * context
+    starts = np.array(spread(count, limit)) * context
     return _scores(scorer, tokens[starts[:, None] + np.arange(context + 1)], bytes_per_token, mask=False)
 
 
