@@ -7,6 +7,9 @@ from pathlib import Path
 
 import platformdirs
 
+REPORTS = "_hpt"
+"""In a folder of texts or shards that hpt wrote: what was removed, reports, work in progress."""
+
 
 def cache_dir() -> Path:
     """HPT_CACHE_DIR, else the user's cache directory."""
