@@ -171,7 +171,10 @@ def _field(line: bytes, field: str, where: str) -> str:
             f"{where} has no field {field!r} but {', '.join(values) or 'none'}: name the right one with --set "
             "data.text_field=NAME (hpt.data: --text-field NAME)."
         ) from None
-    return "" if value is None else str(value)
+    text = "" if value is None else str(value)
+    if b"\\ud" in line.lower():  # half a surrogate pair is no character, and no UTF-8
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def _parquet(path: Path, field: str) -> Iterator[str | None]:
