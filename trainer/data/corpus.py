@@ -21,8 +21,9 @@ import pyarrow.parquet
 import zstandard
 
 from trainer.config import DataConfig
-from trainer.data.fetch import CORPORA, corpus_folder
-from trainer.data.folders import REPORTS
+from trainer.data.folders import REPORTS, corpus_folder
+from trainer.data.place import mirror
+from trainer.data.sources import CORPORA
 from trainer.data.tokenizer import END_OF_TEXT
 from trainer.errors import UserError
 
@@ -46,7 +47,7 @@ def corpus_files(data: DataConfig) -> list[Path]:
     if data.corpus == "python":
         root = Path(sysconfig.get_path("stdlib"))
         return sorted(p for p in root.rglob("*.py") if not SKIPPED & set(p.relative_to(root).parts))
-    path = Path(data.corpus).expanduser()
+    path = mirror(data.corpus, (*SUFFIXES, ".bin")) if "://" in data.corpus else Path(data.corpus).expanduser()
     if data.corpus in CORPORA and not path.exists():
         path = corpus_folder(data.corpus)
         if not path.is_dir():
