@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -41,15 +41,24 @@ class Cleaned:
     examples: list[dict[str, Any]] = field(default_factory=list)
 
 
-def clean(job: Job, processes: int, progress: Progress = lambda *_: None, pairs_of: Any = None) -> Cleaned:
+def clean(
+    job: Job,
+    processes: int,
+    progress: Progress = lambda *_: None,
+    *,
+    over: Callable[..., Iterator[tuple[Any, Any]]] = over,
+    pairs_of: Callable[[Job, Progress, Cleaned], np.ndarray] | None = None,
+) -> Cleaned:
     """Write the cleaned files to job.out, and what was removed to its reports.
 
-    pairs_of: how checked pairs of duplicates are found, (job, progress, found) -> int64 [m, 2], when not here.
+    over, pairs_of: how work is spread, and how checked pairs are found, where that is not on this machine.
     """
     job.begin()
-    found = Cleaned()
-    if pairs_of is None:
-        signing(job, processes, progress, found)
+    found, workers = Cleaned(), partial(_told, over, processes, progress)
+    began = time.perf_counter()
+    for _ in workers("reading", list(range(len(job.files))), partial(sign, job)):
+        pass
+    found.seconds["reading"] = time.perf_counter() - began
     began = time.perf_counter()
     pairs = (pairs_of or near_pairs)(job, progress, found) if job.duplicates else np.zeros((0, 2), np.int64)
     signed = Signed(job)
@@ -63,19 +72,24 @@ def clean(job: Job, processes: int, progress: Progress = lambda *_: None, pairs_
     found.pairs, found.clusters = len(pairs), len(np.unique(gone[:, 1]))
     if len(gone):
         found.reasons["duplicate"] = len(gone)
-    found.seconds["duplicates"] = found.seconds.get("duplicates", 0) + time.perf_counter() - began
+    found.seconds["duplicates"] = time.perf_counter() - began
     found.kept = found.rows - found.reasons.total()
-    _writing(job, processes, progress, found, signed, gone)
+    began = time.perf_counter()
+    similarity = similarities(signed, gone)
+    told = {task.number: texts for task, texts in workers("writing", _tasks(job, signed, gone, similarity), write)}
+    found.seconds["writing"] = time.perf_counter() - began
+    finish(job, found, signed, gone, similarity, told)
     return found
 
 
-def signing(job: Job, processes: int, progress: Progress, found: Cleaned) -> None:
-    began = time.perf_counter()
-    numbers = list(range(len(job.files)))
-    progress("reading", 0, len(numbers))
-    for done, _ in enumerate(over(numbers, partial(sign, job), processes), start=1):
-        progress("reading", done, len(numbers))
-    found.seconds["reading"] = time.perf_counter() - began
+def _told(
+    over: Callable[..., Any], processes: int, progress: Progress, name: str, items: list[Any], work: Callable[[Any], Any]
+) -> Iterator[tuple[Any, Any]]:
+    """`over` with progress."""
+    progress(name, 0, len(items))
+    for done, made in enumerate(over(items, work, processes), start=1):
+        progress(name, done, len(items))
+        yield made
 
 
 def near_pairs(job: Job, progress: Progress, found: Cleaned) -> np.ndarray:
@@ -87,27 +101,19 @@ def near_pairs(job: Job, progress: Progress, found: Cleaned) -> np.ndarray:
         pairs = [unique(np.concatenate([*pairs, candidates(signed.keys(band, settings), documents)]))]
         progress("duplicates", band + 1, bands)
     found.candidates = len(pairs[0])
-    return checked(signed, pairs[0], settings)  # type: ignore[arg-type]
+    return checked(signed, pairs[0], settings)
 
 
-def _writing(job: Job, processes: int, progress: Progress, found: Cleaned, signed: Signed, gone: np.ndarray) -> None:
-    began = time.perf_counter()
-    similarity = similarities(signed, gone)  # type: ignore[arg-type]
-    shown = gone[np.argsort(similarity, kind="stable")[:SHOWN]].ravel()
-    tasks = []
+def _tasks(job: Job, signed: Signed, gone: np.ndarray, similarity: np.ndarray) -> list[Task]:
+    """The last pass over each file: which rows stay, and of which ids and beginnings are wanted."""
+    shown, tasks = gone[np.argsort(similarity, kind="stable")[:SHOWN]].ravel(), []
     for number in range(len(job.files)):
         first, last, rows = signed.first(number), int(signed.ends[number]), signed.rows(number)
-        keep = signed.kept_by_filters(number)
 
         def mine(documents: np.ndarray, first: int = first, last: int = last, rows: np.ndarray = rows) -> np.ndarray:
             return np.unique(rows[documents[(documents >= first) & (documents < last)] - first])
 
+        keep = signed.kept_by_filters(number)
         keep[mine(gone[:, 0])] = False
         tasks.append(Task(job, number, keep, mine(gone.ravel()), mine(shown)))
-    told: dict[int, dict[str, dict[int, str]]] = {}
-    progress("writing", 0, len(tasks))
-    for task, texts in over(tasks, write, processes):
-        told[task.number] = texts
-        progress("writing", len(told), len(tasks))
-    found.seconds["writing"] = time.perf_counter() - began
-    finish(job, found, signed, gone, similarity, told)
+    return tasks

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 
 from trainer.data.deduplication.settings import Settings
@@ -9,7 +11,13 @@ from trainer.data.deduplication.settings import Settings
 AT_A_TIME = 2**15
 
 
-def similarities(signatures: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+class Signatures(Protocol):
+    """An array [documents, values], or what gathers its rows from elsewhere."""
+
+    def __getitem__(self, documents: np.ndarray, /) -> np.ndarray: ...
+
+
+def similarities(signatures: Signatures, pairs: np.ndarray) -> np.ndarray:
     """Estimated Jaccard similarity of each pair of rows; its standard error is sqrt(j (1 - j) / values)."""
     found = np.empty(len(pairs), np.float32)
     for first in range(0, len(pairs), AT_A_TIME):
@@ -18,7 +26,7 @@ def similarities(signatures: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     return found
 
 
-def checked(signatures: np.ndarray, pairs: np.ndarray, settings: Settings) -> np.ndarray:
+def checked(signatures: Signatures, pairs: np.ndarray, settings: Settings) -> np.ndarray:
     """The pairs that count."""
     if settings.exact or not settings.check:
         return pairs
