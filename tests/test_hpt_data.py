@@ -17,8 +17,8 @@ from hpt import data
 from trainer.config import DataConfig
 from trainer.data import check_enough, prepare
 from trainer.data.corpus import documents
-from trainer.data.sources import CORPORA, wanted
 from trainer.data.shards import read_shard, write_shard
+from trainer.data.sources import wanted
 from trainer.errors import UserError
 
 FILES: dict[str, bytes] = {}

@@ -26,7 +26,9 @@ def planted(count: int, seed: int = 0, source: list[str] | None = None) -> list[
         size = int(WORDS * rng.uniform(0.3, 1.7))
         starts = (rng.randrange(len(words) - PHRASE) for _ in range(0, size, PHRASE))
         originals.append(" ".join(" ".join(words[at : at + PHRASE]) for at in starts))
-    copies = [edited(rng.choice(originals), rng.uniform(0, MOST_EDITED), rng, words) for _ in range(count - len(originals))]
+    copies = [
+        edited(rng.choice(originals), rng.uniform(0, MOST_EDITED), rng, words) for _ in range(count - len(originals))
+    ]
     made = originals + copies
     rng.shuffle(made)
     return made

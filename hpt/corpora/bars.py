@@ -9,6 +9,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 
+def sized(count: float) -> str:
+    """1234567 -> '1.23 MB'."""
+    for limit, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= limit:
+            return f"{count / limit:.3g} {unit}"
+    return f"{count:.0f} bytes"
+
+
 @contextmanager
 def steps(console: Console) -> Iterator[Callable[[str, int, int], None]]:
     """A bar for each name that it is told of: (name, done, all)."""

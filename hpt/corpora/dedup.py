@@ -13,8 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hpt.console import cli
-from hpt.corpora.bars import steps
-from hpt.reports.numbers import short
+from hpt.corpora.bars import sized, steps
 from trainer.config import DataConfig
 from trainer.data.cleaning import Job, clean
 from trainer.data.cleaning.local import Cleaned
@@ -130,7 +129,9 @@ def run(config: Dedup, console: Console) -> int:
         if path is not None:
             write_table(pq.read_table(job.reports / f"{name}.parquet"), path)
     console.print(table(found))
-    console.print(f"report   {job.reports / 'report.md'}\nnext     python -m hpt.data tokenise {config.out} --out shards")
+    console.print(
+        f"report   {job.reports / 'report.md'}\nnext     python -m hpt.data tokenise {config.out} --out shards"
+    )
     result = {**vars(found), "out": config.out, "removed": config.removed or job.reports / "removed.parquet"}
     config.answer(result, f"{found.kept:,} of {found.rows:,} documents kept")
     return 0
@@ -147,13 +148,14 @@ def table(found: Cleaned) -> Table:
 
 
 def _say(planned: Plan, config: Dedup, console: Console) -> None:
-    size, memory, disk = (f"{short(value)}B" for value in (planned.bytes, planned.memory, planned.disk))
+    size, memory, disk = map(sized, (planned.bytes, planned.memory, planned.disk))
     money = "" if planned.usd is None else f", {planned.usd:,.2f} dollars"
     at = f"{config.processes or cores()} processes" + (f" on each of {config.nodes} nodes" if config.nodes > 1 else "")
     console.print(
-        f"plan     about {planned.documents:,} documents, {size} of text: {planned.hours * 60:,.1f} minutes in {at}{money}; "
+        f"plan     about {planned.documents:,} documents, {size} of text: "
+        f"{planned.hours * 60:,.1f} minutes in {at}{money}; "
         f"{memory} of memory, {disk} of disk while it runs" + (
-            f", {short(planned.shuffled)}B between nodes" if config.distributed else ""
+            f", {sized(planned.shuffled)} between nodes" if config.distributed else ""
         )
     )  # fmt: skip
     if planned.documents > SMALL and not config.distributed:

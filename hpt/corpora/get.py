@@ -31,8 +31,9 @@ class Get(cli.Common):
     """Fetch a public corpus, or as much of it as a run needs. Give it again to go on after an interruption."""
 
     name: tyro.conf.Positional[str] = ""
-    """fineweb10b, fineweb-edu10b (tokens), openwebtext, pile, fineweb, fineweb-edu, c4, tinystories (text), cnn_dailymail,
-    squad, squad_v2, glue (fine-tuning), or hf://datasets/OWNER/NAME[@REVISION][/FOLDER]. None: what is known of each."""
+    """fineweb10b, fineweb-edu10b (tokens), openwebtext, pile, fineweb, fineweb-edu, c4, tinystories (text),
+    cnn_dailymail, squad, squad_v2, glue (fine-tuning), or hf://datasets/OWNER/NAME[@REVISION][/FOLDER]. None: what is
+    known of each."""
     tokens: float | None = None
     """Training tokens that the run needs; default: the whole corpus."""
     documents: int | None = None

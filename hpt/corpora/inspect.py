@@ -62,8 +62,8 @@ def run(config: Inspect, console: Console) -> int:
     shown = examples(prepared, encoding, config)
     for number, example in enumerate(shown):
         bounds = ", ".join(map(str, example["documents begin at"])) or "none: it is in the middle of one"
-        console.print(f"\nsequence {number} of the first batch, {example['tokens']} tokens; documents begin at {bounds}; "
-                      f"{example['in the loss']} count in the loss", markup=False)  # fmt: skip
+        told = f"{example['tokens']} tokens, of which {example['in the loss']} count in the loss"
+        console.print(f"\nsequence {number} of the first batch: {told}; documents begin at {bounds}", markup=False)
         console.print(example["text"][:SHOWN], markup=False)
     config.answer({**found, "begins": beginning, "examples": shown}, f"{prepared.train_tokens:,} training tokens")
     return 0
@@ -80,7 +80,8 @@ def facts(prepared: Prepared) -> dict[str, Any]:
         "vocabulary": prepared.vocabulary,
         "bytes a token": round(prepared.bytes_per_token, 3) if known else "unknown: the vocabulary is not here",
         "tokens a document": round(1 / ends, 1) if ends else None,
-        "would feed": f"{short(prepared.train_tokens)} tokens: 20 for each of {short(prepared.train_tokens / 20)} parameters",
+        "would feed": f"{short(prepared.train_tokens)} tokens: 20 for each of "
+        f"{short(prepared.train_tokens / 20)} parameters",
     }
 
 
@@ -102,7 +103,9 @@ def examples(prepared: Prepared, encoding: tiktoken.Encoding | None, config: Ins
     return shown
 
 
-def decoded(tokens: np.ndarray, prepared: Prepared, encoding: tiktoken.Encoding | None, mark: str = "\n----- next document\n") -> str:
+def decoded(
+    tokens: np.ndarray, prepared: Prepared, encoding: tiktoken.Encoding | None, mark: str = "\n----- next document\n"
+) -> str:
     """Text with `mark` for each end-of-text; the ids, where there is no vocabulary."""
     if encoding is None:
         return " ".join(map(str, tokens.tolist()))

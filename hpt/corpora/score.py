@@ -25,7 +25,9 @@ class Score(cli.Common):
 def run(config: Score, console: Console) -> int:
     found = score(config.removed, config.pairs)
     console.print(f"recall     {found.recall:.4f}   {found.found:,} of {found.true_pairs:,} pairs are in one cluster")
-    console.print(f"precision  {found.precision:.4f}   {found.right:,} of {found.removed:,} removed are copies of what is kept")
+    console.print(
+        f"precision  {found.precision:.4f}   {found.right:,} of {found.removed:,} removed are copies of what is kept"
+    )
     config.answer(
         {**vars(found), "recall": found.recall, "precision": found.precision},
         f"recall {found.recall:.4f}, precision {found.precision:.4f}",

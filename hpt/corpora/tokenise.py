@@ -24,8 +24,8 @@ from trainer.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Tokenise(cli.Common):
-    """Write a corpus as llm.c's token shards, about 64 MB of text each, with memory for two of them a process. Interrupted,
-    it goes on when the same command is given again, to the same bytes."""
+    """Write a corpus as llm.c's token shards, about 64 MB of text each, with memory for two of them a process.
+    Interrupted, it goes on when the same command is given again, to the same bytes."""
 
     corpus: tyro.conf.Positional[str]
     """As --corpus of hpt.search: texts, or .parquet with a column of lists of tokens (--text-field)."""
@@ -74,7 +74,9 @@ def run(config: Tokenise, console: Console) -> int:
     if made["damaged"]:
         console.print(f"{made['damaged']:,} damaged rows or files were passed over")
     console.print(f"next     python -m hpt.search --corpus {config.out} --tokenizer {config.tokenizer}")
-    config.answer({**made, "out": config.out, "seconds": taken}, f"{made['train_tokens']:,} training tokens in {config.out}")
+    config.answer(
+        {**made, "out": config.out, "seconds": taken}, f"{made['train_tokens']:,} training tokens in {config.out}"
+    )
     return 0
 
 
@@ -85,7 +87,9 @@ def claim(place: Place, files: list[Path], data: DataConfig, config: Tokenise) -
     key = hashlib.blake2b(shaping, digest_size=12).hexdigest().encode()
     held = place.read("_hpt/key")
     if held is None:
-        if place.read("prepared.json") is not None or (place.local and place.local.is_dir() and any(place.local.iterdir())):
+        if place.read("prepared.json") is not None or (
+            place.local and place.local.is_dir() and any(place.local.iterdir())
+        ):
             raise UserError(f"{config.out} is not empty and was not made by this command: choose another --out.")
         place.write("_hpt/key", key)
     elif held != key:

@@ -146,7 +146,7 @@ def _parted(path: Path) -> Iterator[str]:
 
 
 def open_text(path: Path) -> io.TextIOBase:
-    return io.TextIOWrapper(open_bytes(path), encoding="utf-8")
+    return io.TextIOWrapper(open_bytes(path), encoding="utf-8")  # type: ignore[arg-type]
 
 
 def open_bytes(path: Path, mode: Literal["rb", "wb"] = "rb") -> io.BufferedIOBase:
@@ -160,6 +160,7 @@ def open_bytes(path: Path, mode: Literal["rb", "wb"] = "rb") -> io.BufferedIOBas
 def _field(line: bytes, field: str, where: str) -> str:
     if not line.strip():
         return ""
+    values: dict[str, object] = {}
     try:
         values = json.loads(line.decode())
         value = values[field]

@@ -40,8 +40,8 @@ def build(
     progress: Progress = lambda *_: None,
     size: int = SIZE,
 ) -> dict[str, object]:
-    """Shards of `files` and prepared.json in `place`; returns what the latter says. Given again after it was cut off, it
-    goes on, to the same bytes."""
+    """Shards of `files` and prepared.json in `place`; returns what the latter says. Given again after it was cut off,
+    it goes on, to the same bytes."""
     val = _named_validation(data, files)
     files = [path for path in files if not val or path.absolute() != val[0].path.absolute()]
     parted = tuple(units(files, reading.field, size))
@@ -56,7 +56,9 @@ def build(
     if (bpe := bpe_size(spec)) is not None:
         sample = _sample(head) if whole else _spread(parted, reading)
         path, saved = staging / "tokenizer.json", "tokenizer.json"
-        told = f"{len(sample):,} documents" + ("" if whole else f", {TRAIN_BYTES >> 20} MB from the beginnings of all files")
+        told = f"{len(sample):,} documents" + (
+            "" if whole else f", {TRAIN_BYTES >> 20} MB from the beginnings of all files"
+        )
         if (kept := place.read(saved)) is None:
             say(f"training a byte-level BPE of {bpe:,} on {told}")
             staging.mkdir(parents=True, exist_ok=True)

@@ -128,7 +128,9 @@ def _ours(data: DataConfig, folder: Path) -> Prepared | None:
         return None
     spec = json.loads((folder / "prepared.json").read_text()).get("spec")
     if spec != data.tokenizer:
-        raise UserError(f"The shards of corpus {data.corpus!r} were made with --tokenizer {spec}, not {data.tokenizer}.")
+        raise UserError(
+            f"The shards of corpus {data.corpus!r} were made with --tokenizer {spec}, not {data.tokenizer}."
+        )
     prepared = read_prepared(folder)
     for path in (*prepared.train, *prepared.val):
         read_shard(path)  # whole, or a sentence

@@ -20,7 +20,7 @@ def cores() -> int:
 
 
 def over(items: Sequence[T], work: Callable[[T], Any], processes: int) -> Iterator[tuple[T, Any]]:
-    """Items with what `work` made of them, in the order in which they are finished; in this process where one is enough.
+    """Items with what `work` made of them, as they are finished; in this process where one is enough.
 
     The first error ends it; what has begun is finished first. work and items go to other processes and must pickle.
     """

@@ -1,7 +1,7 @@
 """Public corpora by name: where each is, in which format, under which licence, and how much of it a run needs.
 
-Addresses are of the Hugging Face hub (HF_ENDPOINT names another server). The hub publishes the SHA-256 of every large file,
-and `fetch` checks it. Counts and sizes are rounded, from the data sets' own cards.
+Addresses are of the Hugging Face hub (HF_ENDPOINT names another server). The hub publishes the SHA-256 of every large
+file, and `fetch` checks it. Counts and sizes are rounded, from the data sets' own cards.
 """
 
 from __future__ import annotations
@@ -112,12 +112,16 @@ CORPORA: dict[str, Corpus] = {
     ),
     "glue": Corpus(
         repository="nyu-mll/glue",
-        val=(*(f"{task}/validation{ONE}" for task in GLUE), f"mnli/validation_matched{ONE}", f"mnli/validation_mismatched{ONE}"),
+        val=(
+            *(f"{task}/validation{ONE}" for task in GLUE),
+            *(f"mnli/validation_{part}{ONE}" for part in ("matched", "mismatched")),
+        ),
         train=(*(f"{task}/train{ONE}" for task in GLUE), f"mnli/train{ONE}"), shards=9, tokenizer="gpt2",
         text_field="sentence", columns=("sentence or sentence1, sentence2 ...", "label", "idx"), licence="of its parts",
         gigabytes=0.16, line="nine tasks of understanding (arXiv 1804.07461), for fine-tuning",
     ),
 }  # fmt: skip
+
 
 def wanted(
     corpus: Corpus, name: str, *, tokens: float | None = None, documents: int | None = None, shards: int | None = None
@@ -125,6 +129,8 @@ def wanted(
     """Names of the files that a run of so many tokens or documents needs (the whole corpus: none given), validation
     first."""
     count = len(corpus.files) if shards is None else shards
+    if tokens is not None and not corpus.tokens_per_shard and len(corpus.files) > 1:
+        raise UserError(f"{name} is text, whose tokens are not known before: ask for --documents or --shards.")
     if tokens is not None and corpus.tokens_per_shard:
         count = -int(-tokens // corpus.tokens_per_shard)
     if documents is not None:
@@ -159,10 +165,16 @@ def from_address(address: str, kinds: tuple[str, ...]) -> tuple[str, Corpus]:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:150]
         raise UserError(f"The files of {address} cannot be listed ({reason}): check the network.") from None
     except Exception as error:  # the hub's client brings errors of whichever HTTP library it uses
-        raise UserError(f"The files of {address} cannot be listed ({type(error).__name__}): check the network.") from None
+        raise UserError(
+            f"The files of {address} cannot be listed ({type(error).__name__}): check the network."
+        ) from None
     files = tuple(sorted(n for n in names if n.endswith(kinds) and (not folder or f"{n}/".startswith(f"{folder}/"))))
     if not files:
         raise UserError(f"{address} has no files that hpt reads: {', '.join(kinds)}.")
     return f"{repository.replace('/', '--')}@{revision}", Corpus(
-        repository=repository, revision=revision, train=files, shards=len(files), line=f"{len(files)} files of {repository}"
+        repository=repository,
+        revision=revision,
+        train=files,
+        shards=len(files),
+        line=f"{len(files)} files of {repository}",
     )

@@ -1,4 +1,4 @@
-"""Units of a corpus to llm.c's shards: bounded memory, the same bytes whoever makes them, nothing finished made again."""
+"""Units of a corpus to llm.c's shards: memory bounded, the same bytes whoever makes them, nothing made twice."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Making:
     held_out: float
     """Documents of a rank below it are held out."""
     cut: tuple[int, int] | None = None
-    """A corpus of a document or few: which one ends in the held-out text, and at which of its characters that begins."""
+    """A corpus of a document or few: which one ends in the held-out text, and where in it that begins."""
     val: Unit = ()
     """Held out instead, in order."""
     val_documents: int = 0
@@ -61,7 +61,9 @@ def make(making: Making, number: int) -> list[dict[str, Any]]:
         mark = f"_hpt/{stem}_{at:03d}.json"
         if (done := making.place.read(mark)) is None:
             entries = [
-                _shard(making, f"{making.name}_{part}_{stem}{f'_{at:03d}' if at else ''}.bin", part, documents, encoding)
+                _shard(
+                    making, f"{making.name}_{part}_{stem}{f'_{at:03d}' if at else ''}.bin", part, documents, encoding
+                )
                 for part, documents in _parts(making, number, at, block).items()
                 if documents
             ]
@@ -97,8 +99,8 @@ def _counted(documents: Iterator[Document | None], counts: dict[str, int]) -> It
 
 
 def _parts(making: Making, number: int, at: int, block: list[Document]) -> dict[str, list[Document]]:
-    """Documents of a block that are held out and those to train on, shuffled: neighbours in a file are alike, and a prefix
-    of a shard should look like the whole."""
+    """Documents of a block that are held out and those to train on, shuffled: neighbours in a file are alike, and a
+    prefix of a shard should look like the whole."""
     if number < 0:
         return {"val": block}
     if making.cut is not None:
@@ -119,7 +121,9 @@ def rank(document: Document) -> float:
     return int.from_bytes(hashlib.blake2b(document.astype("<u4").tobytes(), digest_size=8).digest(), "big") / 2**64
 
 
-def _shard(making: Making, name: str, part: str, documents: list[Document], encoding: tiktoken.Encoding) -> dict[str, Any]:
+def _shard(
+    making: Making, name: str, part: str, documents: list[Document], encoding: tiktoken.Encoding
+) -> dict[str, Any]:
     path = making.staging / name
     tokens = write_shard(path, tokens_of(documents, encoding, making.threads), encoding.n_vocab)
     entry = {"name": name, "part": part, "tokens": tokens, "bytes": path.stat().st_size, "checksum": checksum(path)}
@@ -134,16 +138,10 @@ def tokens_of(documents: Sequence[Document], encoding: tiktoken.Encoding, thread
     def encoded(document: Document) -> np.ndarray:
         return encode(document, encoding) if isinstance(document, str) else _ids(document, encoding, int(end[0]))
 
-    if threads <= 1:
-        pieces = map(encoded, documents)
-    else:
-        pool = ThreadPoolExecutor(threads)
-        pieces = pool.map(encoded, documents)
-    for ids in pieces:
-        yield end
-        yield ids
-    if threads > 1:
-        pool.shutdown()
+    with ThreadPoolExecutor(threads) as pool:
+        for ids in pool.map(encoded, documents) if threads > 1 else map(encoded, documents):
+            yield end
+            yield ids
 
 
 def encode(text: str, encoding: tiktoken.Encoding) -> np.ndarray:

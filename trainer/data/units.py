@@ -1,4 +1,4 @@
-"""A corpus parted into units of work: small files together, large parquet files by row groups, all else file by file."""
+"""A corpus in units of work: small files together, large parquet files by row groups, all else file by file."""
 
 from __future__ import annotations
 
@@ -79,8 +79,8 @@ def found_in(parted: Sequence[Unit], how: Reading) -> Iterator[Document]:
 
 
 def documents_of(unit: Unit, how: Reading) -> Iterator[Document | None]:
-    """Texts, or arrays of token ids where the column holds lists of them; None where a row could not be read. Empty ones
-    are passed over."""
+    """Texts, or arrays of token ids where the column holds lists of them; None where a row could not be read. Empty
+    ones are passed over."""
     for piece in unit:
         if piece.path.name.endswith(".parquet") and (piece.groups or _holds_tokens(piece.path, how.field)):
             found = _groups(piece, how)

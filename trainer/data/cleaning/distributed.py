@@ -1,8 +1,10 @@
 """Cleaning on a Ray cluster: files are read and written by tasks, band keys are brought together by Ray Data.
 
-Every node must see the corpus and job.out. A key and its document are 16 bytes, and a file's keys of one partition travel as
-one row, so that Ray moves (files x partitions) rows however many documents there are. The clusters are those of one machine.
+Every node must see the corpus and job.out. A key and its document are 16 bytes, and a file's keys of one partition
+travel as one row, so that Ray moves (files x partitions) rows however many documents there are. The
+clusters are those of one machine.
 """
+# pyright: reportAttributeAccessIssue=false  (pyarrow.compute's functions are made as it is imported)
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ PARTITION = 64 * 2**20  # bytes of keys that one task sorts
 T = TypeVar("T")
 
 
-def clean_distributed(job: Job, cpus: int, progress: Progress = lambda *_: None, partitions: int | None = None) -> Cleaned:
+def clean_distributed(
+    job: Job, cpus: int, progress: Progress = lambda *_: None, partitions: int | None = None
+) -> Cleaned:
     """As `clean`, on the cluster in RAY_ADDRESS, or on `cpus` CPUs here.
 
     partitions: of the keys; default: one for each 64 MB of them, and one a CPU.

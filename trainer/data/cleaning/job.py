@@ -10,10 +10,10 @@ from functools import cached_property
 from pathlib import Path
 
 import pyarrow
-import rensa
 
 from trainer.data.corpus import Reading
 from trainer.data.deduplication import Settings
+from trainer.data.deduplication.signatures import VERSION
 from trainer.data.filters import Filter, named
 from trainer.data.filters.language import only
 from trainer.data.filters.length import at_least
@@ -95,6 +95,6 @@ class Job:
         shaping = [
             FORMAT, asdict(self.settings), asdict(self.reading), self.id_field, self.filters, self.min_words,
             self.languages, self.pattern, self.against_words, self.duplicates, stats,
-            rensa.RMinHash.ALGORITHM_VERSION, pyarrow.__version__.split(".")[0],
+            VERSION, pyarrow.__version__.split(".")[0],
         ]  # fmt: skip
         return hashlib.blake2b(json.dumps(shaping).encode(), digest_size=12).hexdigest()

@@ -83,7 +83,12 @@ def clean(
 
 
 def _told(
-    over: Callable[..., Any], processes: int, progress: Progress, name: str, items: list[Any], work: Callable[[Any], Any]
+    over: Callable[..., Any],
+    processes: int,
+    progress: Progress,
+    name: str,
+    items: list[Any],
+    work: Callable[[Any], Any],
 ) -> Iterator[tuple[Any, Any]]:
     """`over` with progress."""
     progress(name, 0, len(items))

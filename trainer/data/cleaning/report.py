@@ -1,4 +1,5 @@
 """What was removed, for programs (removed.parquet, report.json) and for people (report.md)."""
+# pyright: reportAttributeAccessIssue=false  (pyarrow.compute's functions are made as it is imported)
 
 from __future__ import annotations
 
@@ -38,7 +39,8 @@ def finish(
         if not all(place in heads for place in places):  # damaged since
             continue
         examples.append({
-            "file": job.names[places[0][0]], "row": places[0][1], "reason": "duplicate", "similarity": round(float(similarity[number]), 3),
+            "file": job.names[places[0][0]], "row": places[0][1], "reason": "duplicate",
+            "similarity": round(float(similarity[number]), 3),
             "text": heads[places[0]], "kept_file": job.names[places[1][0]], "kept_row": places[1][1],
             "kept_text": heads[places[1]],
         })  # fmt: skip

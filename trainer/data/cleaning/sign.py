@@ -1,4 +1,5 @@
 """The first pass over a file: why each row goes, and the signatures of those that stay."""
+# pyright: reportAttributeAccessIssue=false  (pyarrow.compute's functions are made as it is imported)
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ HEAD = 300  # characters of an example
 
 
 def stem(job: Job, number: int) -> Path:
-    """Where the pass over a file keeps what it found: .parquet (a row each), .u32 (signatures), written last to first."""
+    """Where the pass over a file keeps what it found: .u32 (signatures), then .parquet (the file's rows)."""
     return job.work / f"{number:06d}"
 
 

@@ -1,4 +1,5 @@
 """What the first pass left of all files, as one numbering of the signed documents."""
+# pyright: reportAttributeAccessIssue=false  (pyarrow.compute's functions are made as it is imported)
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ LEAST_RECALL = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """MinHash with locality-sensitive hashing by bands (Broder 1997; Leskovec et al., Mining of Massive Datasets, 3)."""
+    """MinHash with locality-sensitive hashing by bands (Broder 1997; Leskovec et al., Mining of Massive Datasets 3)."""
 
     threshold: float = 0.7
     """Jaccard similarity of the two sets of shingles, estimated by the whole signature, from which a pair counts."""

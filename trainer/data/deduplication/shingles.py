@@ -1,9 +1,10 @@
 """Hashes of each document's shingles, straight from Arrow's bytes: no Python object a word.
 
-A word is a run of letters, digits and _, lower-cased by Unicode's rules; beyond ASCII every character counts as a letter
-except U+0080 to U+00BF and the blocks of general and of Chinese, Japanese and Korean punctuation (curly quotes, dashes,
-full stops). Texts are taken as they are encoded: no Unicode normal form is made.
+A word is a run of letters, digits and _, lower-cased by Unicode's rules; beyond ASCII every character is taken as a
+letter except U+0080 to U+00BF and the blocks of general and of Chinese, Japanese and Korean punctuation (curly quotes,
+dashes, full stops). Texts are taken as they are encoded: no Unicode normal form is made.
 """
+# pyright: reportAttributeAccessIssue=false  (pyarrow.compute's functions are made as it is imported)
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MinHash signatures: in how many of their values two documents agree estimates the Jaccard similarity of their sets."""
+"""MinHash signatures: the share of values in which two documents agree estimates their sets' Jaccard similarity."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
-from rensa import RMinHash
+from rensa import RMinHash  # pyright: ignore[reportAttributeAccessIssue]
 
 from trainer.data.deduplication.settings import Settings
 from trainer.data.deduplication.shingles import mixed, shingles
 
 BYTES = 2**19  # of text at a time: what numpy makes of it stays in the caches
 ROWS = 4096
+VERSION = RMinHash.ALGORITHM_VERSION
+"""Signatures of another version cannot be compared."""
 
 
 def signatures(texts: pa.Array | pa.ChunkedArray, settings: Settings) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The language of a text, by py3langid where it is installed (a naive Bayes over byte n-grams; Lui and Baldwin 2012)."""
+"""The language of a text, by py3langid where it is installed (naive Bayes over byte n-grams; Lui and Baldwin 2012)."""
 
 from __future__ import annotations
 
