@@ -14,6 +14,7 @@ from rich.table import Table
 
 from hpt.console import cli
 from hpt.corpora.bars import sized, steps
+from hpt.reports.numbers import duration
 from trainer.config import DataConfig
 from trainer.data.cleaning import Job, clean
 from trainer.data.cleaning.local import Cleaned
@@ -153,7 +154,7 @@ def _say(planned: Plan, config: Dedup, console: Console) -> None:
     at = f"{config.processes or cores()} processes" + (f" on each of {config.nodes} nodes" if config.nodes > 1 else "")
     console.print(
         f"plan     about {planned.documents:,} documents, {size} of text: "
-        f"{planned.hours * 60:,.1f} minutes in {at}{money}; "
+        f"{duration(3600 * planned.hours)} in {at}{money}; "
         f"{memory} of memory, {disk} of disk while it runs" + (
             f", {sized(planned.shuffled)} between nodes" if config.distributed else ""
         )

@@ -23,6 +23,7 @@ from trainer.data.units import SIZE, Document, Piece, Unit, blocks, found_in, un
 from trainer.errors import UserError
 
 HELD_OUT = 0.05  # of the documents, or more where val_tokens need it
+MOST_HELD_OUT = 0.3  # where documents are so few that a whole one would be more, the end of one is held out
 TRAIN_BYTES = 64 * 2**20  # of text that a tokenizer is trained on
 Progress = Callable[[str, int, int], None]
 
@@ -177,10 +178,11 @@ def _hold_out(
     wanted = data.val_tokens * (1 if whole else sum(map(len, head)) / max(size, 1))
     rate = _tokens_per_character(head, encoding)
     fraction = _fraction(head, wanted, rate)
-    ranks = [rank(document) for document in head]
-    if not whole or len(head) > 1 and min(ranks) < fraction <= max(ranks):
-        return replace(making, held_out=fraction)
     which = max(range(len(head)), key=lambda i: (len(head[i]), -i))
+    held = sum(len(document) for document in head if rank(document) < fraction) / sum(map(len, head))
+    enough = len(head[which]) / 2 > 1.1 * wanted / rate  # of the longest document, from its end
+    if not whole or len(head) > 1 and 0 < held < (MOST_HELD_OUT if enough else 1):
+        return replace(making, held_out=fraction)
     return replace(making, cut=(which, _end(head[which], 1.1 * wanted / rate)))
 
 
