@@ -30,7 +30,7 @@ def finish(
 ) -> None:
     """Writes job.reports: removed.parquet, kept.parquet, report.json, report.md."""
     write_table(removed(job, signed, gone, similarity, told), job.reports / "removed.parquet")
-    write_table(kept(job, signed, gone), job.reports / "kept.parquet")
+    write_kept(job, signed, gone, job.reports / "kept.parquet")
     examples = _examples(job)
     heads = {(number, row): text for number, texts in told.items() for row, text in texts["heads"].items()}
     for number in np.argsort(similarity, kind="stable")[:SHOWN]:
@@ -82,16 +82,18 @@ def _filtered(job: Job, number: int) -> pa.Table | None:
     )
 
 
-def kept(job: Job, signed: Signed, gone: np.ndarray) -> pa.Table:
-    """file and row of all that stays."""
-    parts = []
-    for number in range(len(job.files)):
-        keep, rows = signed.kept_by_filters(number), signed.rows(number)
-        here = gone[(gone[:, 0] >= signed.first(number)) & (gone[:, 0] < signed.ends[number]), 0]
-        keep[rows[here - signed.first(number)]] = False
-        stays = np.flatnonzero(keep)
-        parts.append(pa.table({"file": pa.array([job.names[number]] * len(stays), pa.string()), "row": stays}))
-    return pa.concat_tables(parts)
+def write_kept(job: Job, signed: Signed, gone: np.ndarray, path: Path) -> None:
+    """file and row of all that stays, a file at a time."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    schema = pa.schema({"file": pa.string(), "row": pa.int64()})
+    with pq.ParquetWriter(temporary, schema) as out:
+        for number in range(len(job.files)):
+            keep, rows = signed.kept_by_filters(number), signed.rows(number)
+            here = gone[(gone[:, 0] >= signed.first(number)) & (gone[:, 0] < signed.ends[number]), 0]
+            keep[rows[here - signed.first(number)]] = False
+            stays = np.flatnonzero(keep)
+            out.write_table(pa.table([pa.array([job.names[number]] * len(stays), pa.string()), stays], schema=schema))
+    os.replace(temporary, path)
 
 
 def write_table(table: pa.Table, path: Path) -> None:
