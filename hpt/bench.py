@@ -34,9 +34,8 @@ class BenchConfig(cli.Common):
     """Time what hpt does against the plain way of doing it. Ratios are of one run, the ways taking turns."""
 
     sections: Annotated[tuple[Section, ...], tyro.conf.Positional] = ("step", "cohort", "overhead", "data", "search")
-    """step: an optimiser step; cohort: members together against alone; overhead: 400 empty trials; data:
-    near-duplicates, tokenising and reading; search: hyperband against plain Ray Tune; nanogpt: beside a checkout; gpu: step, cohort and
-    data."""
+    """step: an optimiser step; cohort: members together against alone; overhead: 400 empty trials; data: duplicates,
+    tokens, reading; search: hyperband against plain Ray Tune; nanogpt: beside a checkout; gpu: step, cohort, data."""
     out: Path | None = None
     """Write all figures there."""
     quick: bool = False

@@ -91,7 +91,8 @@ def whole(texts: list[str]) -> list[Row]:
         ]
         child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
         assert child.stdout is not None
-        told = json.loads(child.stdout.read())
+        with child.stdout:
+            told = json.loads(child.stdout.read())
         used = os.wait4(child.pid, 0)[2]
         child.returncode = 0  # it has been waited for
         gone = pq.read_table(out / "_hpt" / "removed.parquet").to_pylist()

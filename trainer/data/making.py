@@ -94,6 +94,8 @@ def build(
 def _finish(making: Making, saved: str, data: DataConfig, encoding: tiktoken.Encoding, entries: list) -> dict:  # type: ignore[type-arg]
     shards = [{k: e[k] for k in ("name", "part", "tokens", "bytes", "checksum")} for e in entries if "name" in e]
     tokens = {part: sum(s["tokens"] for s in shards if s["part"] == part) for part in ("train", "val")}
+    if making.val and not tokens["val"]:
+        raise UserError(f"The validation file {data.val} holds no text.")
     if not tokens["train"]:
         raise UserError(f"Corpus {data.corpus!r} is too small: all its documents would be held out.")
     values = {

@@ -4,7 +4,8 @@ Every node must see the corpus and job.out. A key and its document are 16 bytes,
 travel as one row, so that Ray moves (files x partitions) rows however many documents there are. The
 clusters are those of one machine.
 """
-# pyright: reportAttributeAccessIssue=false  (pyarrow.compute's functions are made as it is imported)
+# pyarrow.compute's functions are made as it is imported, unseen by the checker.
+# pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
@@ -79,6 +80,7 @@ def near_pairs(job: Job, progress: Progress, found: Cleaned, partitions: int | N
         partial(_starred, job=job), batch_size=None, batch_format="pyarrow"
     )
     pairs, seen = [np.zeros((0, 2), np.int64)], list[int]()
+    batch: Any
     for batch in starred.iter_batches(batch_size=None, batch_format="pyarrow"):
         if batch.num_columns:
             a, b = batch["a"].to_numpy(), batch["b"].to_numpy()

@@ -1,5 +1,6 @@
 """What was removed, for programs (removed.parquet, report.json) and for people (report.md)."""
-# pyright: reportAttributeAccessIssue=false  (pyarrow.compute's functions are made as it is imported)
+# pyarrow.compute's functions are made as it is imported, unseen by the checker.
+# pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations
 

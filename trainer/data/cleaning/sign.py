@@ -1,5 +1,6 @@
 """The first pass over a file: why each row goes, and the signatures of those that stay."""
-# pyright: reportAttributeAccessIssue=false  (pyarrow.compute's functions are made as it is imported)
+# pyarrow.compute's functions are made as it is imported, unseen by the checker.
+# pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations
 

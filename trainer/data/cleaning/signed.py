@@ -1,5 +1,6 @@
 """What the first pass left of all files, as one numbering of the signed documents."""
-# pyright: reportAttributeAccessIssue=false  (pyarrow.compute's functions are made as it is imported)
+# pyarrow.compute's functions are made as it is imported, unseen by the checker.
+# pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations
 

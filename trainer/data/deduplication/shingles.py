@@ -4,7 +4,8 @@ A word is a run of letters, digits and _, lower-cased by Unicode's rules; beyond
 letter except U+0080 to U+00BF and the blocks of general and of Chinese, Japanese and Korean punctuation (curly quotes,
 dashes, full stops). Texts are taken as they are encoded: no Unicode normal form is made.
 """
-# pyright: reportAttributeAccessIssue=false  (pyarrow.compute's functions are made as it is imported)
+# pyarrow.compute's functions are made as it is imported, unseen by the checker.
+# pyright: reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
