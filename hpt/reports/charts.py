@@ -60,9 +60,9 @@ def _valley(chart: Chart, cell: Cell, colour: int) -> None:
         chart.line(list(zip(np.exp(x), optimum.loss + optimum.excess(x), strict=True)), colour, dash=True, thin=True)
 
 
-def best_lr(found: Found) -> list[Chart]:
-    """The optimum of each cell against N and against D, where there is more than one of them; the target beside."""
-    out = []
+def best_lr(found: Found) -> dict[Axis, Chart]:
+    """The optimum of each cell against N, D and B, where there is more than one of them; the target beside."""
+    out: dict[Axis, Chart] = {}
     axes: tuple[tuple[Axis, str, Callable[[Cell], int], int], ...] = (
         ("N", "parameters without embeddings", lambda c: c.n_non_embedding, found.n_target),
         ("D", "training tokens", lambda c: c.horizon, found.target.tokens),
@@ -91,7 +91,7 @@ def best_lr(found: Found) -> list[Chart]:
                 chart.bars([(at, *found.interval90)], "accent")
             chart.dots([(at, found.lr)], "accent", ["the target"], "recommended for the target", r=6)
         chart.title = f"Best learning rate against {name}"
-        out.append(chart)
+        out[axis] = chart
     return out
 
 
@@ -194,5 +194,5 @@ def final_run(result: dict) -> list[Chart]:
 def search_charts(found: Found) -> dict[str, Chart]:
     """Those that there is something to draw on, by the name of their file."""
     drawn = {"u_curves": u_curves(found), "learning_curves": learning_curves(found), "rungs": rungs(found)}
-    moves = {"best_lr_" + chart.title.rsplit(" ", 1)[-1]: chart for chart in best_lr(found)}
-    return {name: chart for name, chart in (drawn | moves).items() if chart is not None}
+    drawn |= {f"best_lr_by_{axis}": chart for axis, chart in best_lr(found).items()}
+    return {name: chart for name, chart in drawn.items() if chart is not None}

@@ -65,7 +65,7 @@ def search_page(found: Found) -> str:
         f'<p class="answer">{sentence}</p>',
         _list(map(escape, notes)),
         _charts("What was measured", [u_curves(found), learning_curves(found)]),
-        _charts("How the best learning rate moves", [*best_lr(found), rungs(found)]),
+        _charts("How the best learning rate moves", [*best_lr(found).values(), rungs(found)]),
         _section("The law", _law(found)),
         _section("The bill", _table(*bill_rows(found))),
         _section("What was not tried", _list(map(escape, outlook_lines(found)))),
