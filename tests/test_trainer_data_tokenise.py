@@ -71,7 +71,7 @@ def test_every_document_is_once_in_a_shard(tmp_path: Path) -> None:
     assert sorted(train + val) == sorted(TEXTS) and made["documents"] == len(TEXTS)
     border = max(map(held_out_rank, val))
     assert border < min(map(held_out_rank, train)) and border < 0.5
-    names = sorted(p.name for p in (tmp_path / "out").glob("*_train_*"))
+    names = sorted(p.name for p in (tmp_path / "out").glob("*_train_*.bin"))
     assert names[0] == "corpus_train_000000.bin" and len(names) > 3
     assert [s["name"] for s in made["shards"] if s["part"] == "train"] == names  # type: ignore[index]
     assert texts_of(tmp_path / "out", "train")[:5] != [t for t in TEXTS if t in train][:5]  # shuffled inside a shard

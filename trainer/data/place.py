@@ -116,8 +116,12 @@ def mirror(address: str, kinds: tuple[str, ...]) -> Path:
     checksum (of shards that hpt made; else time of change)."""
     place = Place(address)
     listed = place.listed()
-    wanted = {n: mark for n, mark in listed.items() if n.endswith(kinds) or n in ("prepared.json", "tokenizer.json")}
-    if not wanted:
+    wanted = {
+        n: mark
+        for n, mark in listed.items()
+        if n.endswith((*kinds, ".sum")) or n in ("prepared.json", "tokenizer.json")
+    }
+    if not any(name.endswith(kinds) for name in wanted):
         raise UserError(f"{address.split('?')[0]} holds no file that hpt reads: {', '.join(kinds)}.")
     prepared = json.loads(place.read("prepared.json") or b"{}") if "prepared.json" in listed else {}
     checksums = {entry["name"]: entry["checksum"] for entry in prepared.get("shards", ())}

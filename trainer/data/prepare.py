@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,15 @@ from filelock import FileLock
 
 from trainer.config import DataConfig
 from trainer.data.corpus import Reading, corpus_files
+from trainer.data.folders import REPORTS
 from trainer.data.folders import cache_dir as cache_dir
 from trainer.data.making import HELD_OUT, build, bytes_per_token
 from trainer.data.place import Place
-from trainer.data.shards import read_shard
+from trainer.data.shards import damage, read_shard
 from trainer.data.sources import CORPORA
 from trainer.data.tokenizer import bpe_size, ids_of, load_tokenizer
 from trainer.errors import UserError
+from trainer.files import disk_error
 
 FORMAT = 2  # of the cache; a change of anything that alters the shards of a small corpus raises it
 
@@ -62,11 +65,7 @@ def prepare(
         if size is None:
             load_tokenizer(data.tokenizer)  # tells at once when it cannot be had
         folder = cache_dir() / "data" / _key(data, files)
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):
-            if not (folder / "prepared.json").exists():
-                build(data, files, Reading(data.text_field), Place(str(folder)), folder, say=say)
-        prepared = read_prepared(folder)
+        prepared = _found(folder, say) or _made(data, files, folder, say)
     if vocabulary is not None and prepared.vocabulary > vocabulary:
         raise UserError(
             f"Tokenizer {data.tokenizer} has {prepared.vocabulary:,} ids and the model's vocabulary only "
@@ -122,6 +121,38 @@ def read_prepared(folder: Path) -> Prepared:
     return Prepared(**parts, **values)
 
 
+def _found(folder: Path, say: Callable[[str], None]) -> Prepared | None:
+    """What was prepared before, whole; None: it is not here, or damaged and to be made again. Nothing is written, so a
+    cache that is read-only will do."""
+    try:
+        prepared = read_prepared(folder)
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError) as error:
+        say(f"{folder / 'prepared.json'} is damaged ({error}): preparing the corpus again")
+        return None
+    for path in (*prepared.train, *prepared.val):
+        if fault := damage(path, prepared.vocabulary):
+            say(f"{fault}: preparing the corpus again")
+            return None
+    return prepared
+
+
+def _made(data: DataConfig, files: list[Path], folder: Path, say: Callable[[str], None]) -> Prepared:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):
+            if (prepared := _found(folder, say)) is None:  # another process may have made it meanwhile
+                if (folder / "prepared.json").exists():  # it was finished, and is damaged: nothing of it counts
+                    shutil.rmtree(folder / REPORTS, ignore_errors=True)
+                    (folder / "tokenizer.json").unlink(missing_ok=True)
+                build(data, files, Reading(data.text_field), Place(str(folder)), folder, say=say)
+                prepared = read_prepared(folder)
+    except OSError as error:
+        raise disk_error(error, folder / "prepared.json") from error
+    return prepared
+
+
 def _ours(data: DataConfig, folder: Path) -> Prepared | None:
     """Shards of `hpt.data tokenise`, which say by themselves what they were made with."""
     if not (folder / "prepared.json").exists():
@@ -133,7 +164,8 @@ def _ours(data: DataConfig, folder: Path) -> Prepared | None:
         )
     prepared = read_prepared(folder)
     for path in (*prepared.train, *prepared.val):
-        read_shard(path)  # whole, or a sentence
+        if fault := damage(path, prepared.vocabulary):
+            raise UserError(f"{fault}: make it again with hpt.data tokenise, or fetch it again.")
     return prepared
 
 
@@ -151,6 +183,11 @@ def _ready_made(data: DataConfig, files: list[Path]) -> Prepared:
             f"Token shards were made with a known tokenizer: name it with --tokenizer, not {data.tokenizer}."
         )
     vocabulary, end, encoding = ids_of(data.tokenizer)
+    for path in (*train, *val):
+        if fault := damage(path, vocabulary):
+            raise UserError(
+                f"{fault}: fetch it again (python -m hpt.data get NAME --tokens N), or name its own --tokenizer."
+            )
     return Prepared(
         train=tuple(train),
         val=tuple(val),

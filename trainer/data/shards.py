@@ -5,18 +5,22 @@ Header: magic, version, number of tokens. Magic 20240520 version 1 holds uint16,
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from trainer.errors import UserError
-from trainer.files import disk_error
+from trainer.files import disk_error, write_atomic
 
 HEADER = 256  # int32 values
 KINDS = {20240520: (1, np.dtype("<u2")), 20240801: (7, np.dtype("<u4"))}
 SAMPLE = 2**20
+BLOCK = 2**24
 Tokens = np.ndarray
 
 
@@ -86,3 +90,66 @@ def write_shard(path: Path, tokens: Iterable[np.ndarray], vocabulary: int) -> in
     finally:
         temporary.unlink(missing_ok=True)
     return count
+
+
+# --- checksums: in a file beside the shard, for the format has no place for one ---------------------------------------
+
+
+def seal(path: Path) -> None:
+    """Write what the shard's content sums up to, and its largest id, beside it: SHARD.sum."""
+    tokens = read_shard(path)
+    write_atomic(_seal(path), json.dumps({"crc32": checksum(path), "largest": int(max(_largest(tokens)))}).encode())
+
+
+def damage(path: Path, vocabulary: int) -> str:
+    """What is wrong with a shard, by all that is in it: its checksum where it has one, else its ids. Empty: nothing.
+    Reads it once, about a gigabyte a second."""
+    try:
+        tokens = read_shard(path)
+        if _seal(path).exists():
+            sealed = json.loads(_seal(path).read_text())
+            if sealed["crc32"] != checksum(path):
+                return f"{path} is damaged: its content does not fit its checksum"
+            largest = sealed["largest"]
+        else:
+            largest = max(_largest(tokens))
+    except (ValueError, KeyError, TypeError) as error:
+        return f"{_seal(path)} is damaged ({error})"
+    except UserError as error:
+        return str(error)
+    if largest >= vocabulary:
+        return f"{path} holds token {largest}, and the vocabulary has {vocabulary:,}"
+    return ""
+
+
+def checksum(path: Path) -> int:
+    """CRC-32 of the whole file."""
+    total = 0
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            total = zlib.crc32(block, total)
+    return total
+
+
+def digest(shards: Iterable[Path]) -> str:
+    """Names the content of shards, wherever they lie. By their checksums; of a shard without one, by its size and
+    2 x SAMPLE tokens of it: another corpus shows at once."""
+    found = hashlib.blake2b(digest_size=8)
+    for path in shards:
+        tokens = read_shard(path)
+        found.update(len(tokens).to_bytes(8, "big"))
+        if _seal(path).exists():
+            found.update(_seal(path).read_bytes())
+        else:
+            found.update(tokens[:SAMPLE].tobytes() + tokens[:: max(1, len(tokens) // SAMPLE)].tobytes())
+    return found.hexdigest()
+
+
+def _seal(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sum")
+
+
+def _largest(tokens: Tokens) -> Iterator[int]:
+    yield -1
+    for start in range(0, len(tokens), BLOCK):
+        yield int(tokens[start : start + BLOCK].max())

@@ -17,7 +17,7 @@ import tiktoken
 
 from trainer.data.corpus import Reading, held_out_rank
 from trainer.data.place import Place, checksum
-from trainer.data.shards import write_shard
+from trainer.data.shards import seal, write_shard
 from trainer.data.tokenizer import END_OF_TEXT, load_tokenizer
 from trainer.data.units import SIZE, Document, Unit, blocks, documents_of
 from trainer.errors import UserError
@@ -55,11 +55,11 @@ def make(making: Making, number: int) -> list[dict[str, Any]]:
     encoding = load_tokenizer(making.tokenizer)
     stem = f"{number:06d}" if number >= 0 else "named"
     made, counts = [], {"documents": 0, "damaged": 0}
-    if (whole := making.place.read(f"_hpt/{stem}.json")) is not None:
+    if (whole := making.place.read(f"_hpt/{stem}.json")) is not None and _there(making, json.loads(whole)):
         return json.loads(whole)
     for at, block in enumerate(blocks(_counted(_documents(making, number), counts), making.size)):
         mark = f"_hpt/{stem}_{at:03d}.json"
-        if (done := making.place.read(mark)) is None:
+        if (done := making.place.read(mark)) is None or not _there(making, json.loads(done)):
             entries = [
                 _shard(
                     making, f"{making.name}_{part}_{stem}{f'_{at:03d}' if at else ''}.bin", part, documents, encoding
@@ -76,6 +76,12 @@ def make(making: Making, number: int) -> list[dict[str, Any]]:
         made = [counts]
     making.place.write(f"_hpt/{stem}.json", json.dumps(made).encode())
     return made
+
+
+def _there(making: Making, entries: list[dict[str, Any]]) -> bool:
+    """Whether shards that were finished have not been lost since; in a store they are taken to be."""
+    folder = making.place.local
+    return folder is None or all((folder / entry["name"]).is_file() for entry in entries if "name" in entry)
 
 
 def _documents(making: Making, number: int) -> Iterator[Document | None]:
@@ -127,7 +133,9 @@ def _shard(
     path = making.staging / name
     tokens = write_shard(path, tokens_of(documents, encoding, making.threads), encoding.n_vocab)
     entry = {"name": name, "part": part, "tokens": tokens, "bytes": path.stat().st_size, "checksum": checksum(path)}
-    making.place.put(path, name)
+    seal(path)
+    for file in (f"{name}.sum", name):
+        making.place.put(making.staging / file, file)
     return entry
 
 
