@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import lzma
@@ -233,6 +234,27 @@ def test_damage_is_named_or_counted(tmp_path: Path, kind: str, words: str, lost:
     found = clean(job_of(folder, tmp_path / "counted", reading=Reading(skip_damaged=True)), 1)
     assert found.reasons["damaged"] == lost and found.kept >= 10
     assert len([t for t in rows(tmp_path / "counted" / "texts_a.jsonl", Reading()) if t]) == 10
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_corpus(tmp_path / "in", ".jsonl")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(signing.os, "fsync", full)
+        with pytest.raises(UserError, match="is full"):
+            clean(job_of(path, tmp_path / "full"), 1)
+    assert not (tmp_path / "full" / "texts.jsonl").exists()
+    assert path.read_bytes() == write_corpus(tmp_path / "again", ".jsonl").read_bytes()
+
+
+def test_text_that_is_not_utf8_in_parquet(tmp_path: Path) -> None:
+    column = pa.array([b"good text", b"\xff\xfe bad"], pa.binary()).view(pa.string())
+    pq.write_table(pa.table({"text": column}), tmp_path / "a.parquet")
+    with pytest.raises(UserError, match="a.parquet holds text that is not UTF-8"):
+        clean(job_of(tmp_path / "a.parquet", tmp_path / "out"), 1)
 
 
 def test_nothing_but_empty_documents(tmp_path: Path) -> None:

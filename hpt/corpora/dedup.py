@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -115,12 +116,13 @@ def run(config: Dedup, console: Console) -> int:
         if path is not None and path.suffix != ".parquet":
             raise UserError(f"{path} must end in .parquet (or .snappy.parquet, .zstd.parquet ...).")
     planned = plan(job, cores=processes, nodes=config.nodes, usd_per_hour=config.usd_per_hour)
-    _say(planned, config, console)
+    distributed = config.distributed or planned.documents > SMALL and bool(os.environ.get("RAY_ADDRESS"))
+    _say(planned, config, distributed, console)
     if config.dry_run:
         config.answer(vars(planned), f"{planned.documents:,} documents, {planned.hours:.2f} hours")
         return 0
     with steps(console) as progress:
-        if config.distributed:
+        if distributed:
             from trainer.data.cleaning.distributed import clean_distributed
 
             found = clean_distributed(job, processes, progress)
@@ -148,7 +150,7 @@ def table(found: Cleaned) -> Table:
     return made
 
 
-def _say(planned: Plan, config: Dedup, console: Console) -> None:
+def _say(planned: Plan, config: Dedup, distributed: bool, console: Console) -> None:
     size, memory, disk = map(sized, (planned.bytes, planned.memory, planned.disk))
     money = "" if planned.usd is None else f", {planned.usd:,.2f} dollars"
     at = f"{config.processes or cores()} processes" + (f" on each of {config.nodes} nodes" if config.nodes > 1 else "")
@@ -156,8 +158,8 @@ def _say(planned: Plan, config: Dedup, console: Console) -> None:
         f"plan     about {planned.documents:,} documents, {size} of text: "
         f"{duration(3600 * planned.hours)} in {at}{money}; "
         f"{memory} of memory, {disk} of disk while it runs" + (
-            f", {sized(planned.shuffled)} between nodes" if config.distributed else ""
+            f", {sized(planned.shuffled)} between nodes" if distributed else ""
         )
     )  # fmt: skip
-    if planned.documents > SMALL and not config.distributed:
+    if planned.documents > SMALL and not distributed:
         console.print(f"hint     above {SMALL:,} documents --distributed uses all nodes of a Ray cluster")

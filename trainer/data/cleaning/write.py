@@ -122,7 +122,8 @@ def _parquet(task: Task, path: Path, target: Path, ids: dict[int, str], heads: d
     except UserError:
         if not job.reading.skip_damaged:
             raise
-        pq.write_table(pa.table({job.reading.field: pa.array([], pa.string())}), target)
+        if not target.exists():  # else it holds what came before the damage
+            pq.write_table(pa.table({job.reading.field: pa.array([], pa.string())}), target)
 
 
 def _look(
