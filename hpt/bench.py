@@ -34,14 +34,16 @@ class BenchConfig(cli.Common):
     """Time what hpt does against the plain way of doing it. Ratios are of one run, the ways taking turns."""
 
     sections: Annotated[tuple[Section, ...], tyro.conf.Positional] = ("step", "cohort", "overhead", "data", "search")
-    """step: an optimiser step; cohort: members together against alone; overhead: 400 empty trials; data: tokenising and
-    reading; search: hyperband against plain Ray Tune; nanogpt: beside a checkout; gpu: step, cohort and data."""
+    """step: an optimiser step; cohort: members together against alone; overhead: 400 empty trials; data: duplicates,
+    tokens, reading; search: hyperband against plain Ray Tune; nanogpt: beside a checkout; gpu: step, cohort, data."""
     out: Path | None = None
     """Write all figures there."""
     quick: bool = False
     """Tiny sizes: whether it works, not how fast it is."""
     repeats: int = 3
     """Timed calls of each way; the median counts."""
+    documents: int = 10_000
+    """That data removes near-duplicates from."""
     compiled: bool = False
     """Time torch.compile as well (it needs a C++ compiler, and a minute a shape)."""
     members: tuple[int, ...] = ()
@@ -72,6 +74,7 @@ def _measure(config: BenchConfig) -> int:
         device=pick_device(config.device),
         repeats=config.repeats,
         quick=config.quick,
+        documents=config.documents,
         compiled=config.compiled,
         members=config.members,
         nanogpt=config.nanogpt,

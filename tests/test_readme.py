@@ -13,6 +13,7 @@ import tyro
 
 from hpt.__main__ import COMMANDS
 from hpt.completion import kinds
+from hpt.data import FORMS
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
@@ -35,7 +36,7 @@ def test_it_can_be_typed(typed: str) -> None:
         return
     forms = kinds(command)
     if command == "data":
-        forms, argv = [{"get": forms[0], "inspect": forms[1]}[argv[0]]], argv[1:]
+        forms, argv = [FORMS[argv[0]][0]], argv[1:]
     if command == "generate":
         argv = [a for a in argv if a != "--search"]
     tyro.cli(forms[0], args=argv)  # a SystemExit where a flag or value is not known

@@ -84,11 +84,15 @@ class DataConfig:
 
     corpus: str = "python"
     """`python` (the running interpreter's standard library), a file, folder or glob of .txt/.md/
-    .jsonl(.gz/.xz/.zst)/.parquet, or of llm.c token shards *_train_*.bin and *_val_*.bin."""
+    .jsonl(.gz/.xz/.zst)/.parquet, or of llm.c token shards *_train_*.bin and *_val_*.bin; or a store's s3://bucket/path."""
     tokenizer: str = "bpe:4096"
     """`bpe:SIZE` trains a byte-level BPE on the corpus; `gpt2`, `cl100k_base`, `o200k_base` are tiktoken's."""
     text_field: str = "text"
     """Field of .jsonl and column of .parquet that holds a document."""
+    val: str = ""
+    """A file whose documents are held out instead of a twentieth of the corpus, by their hash."""
+    val_documents: int = 0
+    """So many of the first of them; 0: all."""
     val_tokens: int = 65536
     """Held-out tokens that every evaluation of every trial reads: the same ones."""
     epochs: float = 1.0

@@ -23,6 +23,8 @@ class Options:
     device: torch.device
     repeats: int = 3
     quick: bool = False
+    documents: int = 10_000
+    """Of the section data's deduplication."""
     compiled: bool = False
     members: tuple[int, ...] = ()
     nanogpt: Path | None = None

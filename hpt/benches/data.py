@@ -13,12 +13,16 @@ from pathlib import Path
 import numpy as np
 import tiktoken
 
+from hpt.benches import dedup
 from hpt.benches.common import Options, Row, seconds
 from trainer.config import DataConfig
 from trainer.data import Batches, Prepared, prepare
-from trainer.data.corpus import documents
+from trainer.data.corpus import Reading, documents
+from trainer.data.place import Place
 from trainer.data.shards import read_shard
-from trainer.data.tokenizer import load_tokenizer
+from trainer.data.tokenise import Making, make
+from trainer.data.tokenizer import load_tokenizer, to_json
+from trainer.data.units import units
 
 CONTEXT = 1024
 
@@ -41,7 +45,8 @@ def measure(options: Options) -> list[Row]:
             "seconds": taken,
             "mb_per_second": size / taken / 1e6,
         }
-        return [row, *_encoding(texts, size, load_tokenizer(prepared.tokenizer), options), *_reading(prepared, options)]
+        encoding = load_tokenizer(prepared.tokenizer)
+        return [row, *_encoding(texts, size, encoding), *_reading(prepared, options), *dedup.measure(options)]
 
 
 @contextmanager
@@ -57,9 +62,31 @@ def cache(folder: str) -> Iterator[None]:
             os.environ["HPT_CACHE_DIR"] = before
 
 
-def _encoding(texts: list[str], size: int, encoding: tiktoken.Encoding, options: Options) -> list[Row]:
-    taken = seconds({"encode": lambda: encoding.encode_ordinary_batch(texts)}, 1, options.device)["encode"]
-    return [{"what": "tokenise alone (tiktoken)", "seconds": taken, "mb_per_second": size / taken / 1e6}]
+def _encoding(texts: list[str], size: int, encoding: tiktoken.Encoding) -> list[Row]:
+    """From a file to a shard, and tiktoken alone on the same texts in memory; processor time of a core."""
+    with tempfile.TemporaryDirectory(prefix="hpt-bench-") as name:
+        folder = Path(name)
+        (folder / "t.json").write_text(to_json(encoding))
+        (folder / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+
+        def shards(turn: int) -> None:
+            place = folder / str(turn)
+            make(
+                Making(
+                    units=tuple(units([folder / "a.jsonl"])), reading=Reading(), tokenizer=str(folder / "t.json"),
+                    held_out=0.05, place=Place(str(place)), staging=place,
+                ), 0,
+            )  # fmt: skip
+
+        taken: dict[str, list[float]] = {"tokenise, file to shard, a core": [], "tiktoken alone, a core": []}
+        for turn in range(3):
+            for what, way in zip(
+                taken, (shards, lambda _: encoding.encode_ordinary_batch(texts, num_threads=1)), strict=True
+            ):
+                began = time.process_time()
+                way(turn)
+                taken[what].append(time.process_time() - began)
+    return [{"what": n, "seconds": min(t), "mb_per_second": size / min(t) / 1e6} for n, t in taken.items()]
 
 
 def _reading(prepared: Prepared, options: Options) -> list[Row]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import gzip
 import hashlib
@@ -9,18 +10,26 @@ import io
 import json
 import lzma
 import sysconfig
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pyarrow.parquet
 import zstandard
 
 from trainer.config import DataConfig
-from trainer.data.fetch import CORPORA, corpus_folder
+from trainer.data.folders import REPORTS, corpus_folder
+from trainer.data.place import mirror
+from trainer.data.sources import CORPORA
 from trainer.data.tokenizer import END_OF_TEXT
 from trainer.errors import UserError
 
-SUFFIXES = (".txt", ".md", ".jsonl", ".jsonl.gz", ".jsonl.xz", ".jsonl.zst", ".parquet")
+ASIDE = {".cache", REPORTS}  # folders in a corpus that hold no texts
+JSON_LINES = (".jsonl", ".jsonl.gz", ".jsonl.xz", ".jsonl.zst", ".json.gz")
+SUFFIXES = (".txt", ".md", *JSON_LINES, ".parquet")
 SKIPPED = {
     "site-packages",
     "dist-packages",
@@ -38,7 +47,7 @@ def corpus_files(data: DataConfig) -> list[Path]:
     if data.corpus == "python":
         root = Path(sysconfig.get_path("stdlib"))
         return sorted(p for p in root.rglob("*.py") if not SKIPPED & set(p.relative_to(root).parts))
-    path = Path(data.corpus).expanduser()
+    path = mirror(data.corpus, (*SUFFIXES, ".bin")) if "://" in data.corpus else Path(data.corpus).expanduser()
     if data.corpus in CORPORA and not path.exists():
         path = corpus_folder(data.corpus)
         if not path.is_dir():
@@ -46,7 +55,7 @@ def corpus_files(data: DataConfig) -> list[Path]:
     if path.is_file():
         files = [path]
     elif path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file() and _readable(p) and ".cache" not in p.parts)
+        files = sorted(p for p in path.rglob("*") if p.is_file() and _readable(p) and not ASIDE & set(p.parts))
     else:
         files = sorted(Path(p) for p in glob.glob(str(path), recursive=True) if Path(p).is_file())
     if not files:
@@ -62,30 +71,56 @@ def _readable(path: Path) -> bool:
     return path.name.endswith((*SUFFIXES, ".bin"))
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How files are read."""
+
+    field: str = "text"
+    """Field of .jsonl and column of .parquet that holds a document."""
+    skip_damaged: bool = False
+    """Go on behind a row or a file that cannot be read; else it is a UserError."""
+
+
 def documents(data: DataConfig) -> Iterator[str]:
     """The texts of a corpus: a file (or a part of it), a line of .jsonl or a row of .parquet each. Empty ones are
     passed over."""
     for path in corpus_files(data):
-        try:
-            yield from (text for text in _read(path, data.text_field) if text.strip())
-        except (
-            OSError,
-            EOFError,
-            UnicodeDecodeError,
-            zstandard.ZstdError,
-            lzma.LZMAError,
-        ) as error:
-            raise UserError(f"{path} cannot be read ({error}): fetch or write it again.") from None
+        yield from (text for text in rows(path, Reading(data.text_field)) if text and text.strip())
 
 
-def _read(path: Path, field: str) -> Iterator[str]:
+def rows(path: Path, how: Reading) -> Iterator[str | None]:
+    """Every row of a file, in order, empty ones as "". With skip_damaged a row that cannot be read is None, and a file
+    that breaks off ends with a None."""
+    try:
+        yield from _read(path, how)
+    except (OSError, EOFError, UnicodeDecodeError, zstandard.ZstdError, lzma.LZMAError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EIO, errno.ENOENT):
+            raise UserError(f"{path} cannot be read ({error.strerror}).") from None
+        if not how.skip_damaged:
+            raise UserError(
+                f"{path} cannot be read ({error}): fetch or write it again, or pass over what is damaged with "
+                "--skip-damaged of hpt.data."
+            ) from None
+        yield None
+    except UserError:
+        if not how.skip_damaged:
+            raise
+        yield None
+
+
+def _read(path: Path, how: Reading) -> Iterator[str | None]:
     name = path.name
     if name.endswith(".parquet"):
-        yield from _parquet(path, field)
-    elif name.endswith((".jsonl", ".jsonl.gz", ".jsonl.xz", ".jsonl.zst")):
-        with open_text(path) as lines:
+        yield from _parquet(path, how.field)
+    elif name.endswith(JSON_LINES):
+        with open_bytes(path) as lines:
             for number, line in enumerate(lines, start=1):
-                yield _field(line, field, f"{path}, line {number}")
+                try:
+                    yield _field(line, how.field, f"{path}, line {number}")
+                except UserError:
+                    if not how.skip_damaged:
+                        raise
+                    yield None
     elif name.endswith(".py"):
         try:
             yield path.read_text("utf-8")
@@ -111,39 +146,59 @@ def _parted(path: Path) -> Iterator[str]:
 
 
 def open_text(path: Path) -> io.TextIOBase:
-    if path.name.endswith(".gz"):
-        return gzip.open(path, "rt", encoding="utf-8")  # type: ignore[return-value]
-    if path.name.endswith(".xz"):
-        return lzma.open(path, "rt", encoding="utf-8")  # type: ignore[return-value]
-    if path.name.endswith(".zst"):
-        return zstandard.open(path, "rt", encoding="utf-8")  # type: ignore[return-value]
-    return open(path, encoding="utf-8")
+    return io.TextIOWrapper(open_bytes(path), encoding="utf-8")  # type: ignore[arg-type]
 
 
-def _field(line: str, field: str, where: str) -> str:
+def open_bytes(path: Path, mode: Literal["rb", "wb"] = "rb") -> io.BufferedIOBase:
+    """Unpacked by the last ending of the name."""
+    if path.suffix == ".zst":
+        file = zstandard.open(path, mode)
+        return io.BufferedReader(file, 2**20) if mode == "rb" else file  # type: ignore[arg-type,return-value]
+    return {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)(path, mode)  # type: ignore[return-value]
+
+
+def _field(line: bytes, field: str, where: str) -> str:
+    if not line.strip():
+        return ""
+    values: dict[str, object] = {}
     try:
-        value = json.loads(line)[field]
+        values = json.loads(line.decode())
+        value = values[field]
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where} is not UTF-8 ({error.reason} at byte {error.start:,}).") from None
     except (json.JSONDecodeError, TypeError):
         raise UserError(f"{where} is not a JSON object.") from None
     except KeyError:
         raise UserError(
-            f"{where} has no field {field!r}: name the right one with --set data.text_field=NAME."
+            f"{where} has no field {field!r} but {', '.join(values) or 'none'}: name the right one with --set "
+            "data.text_field=NAME (hpt.data: --text-field NAME)."
         ) from None
-    return str(value)
+    text = "" if value is None else str(value)
+    if b"\\ud" in line.lower():  # half a surrogate pair is no character, and no UTF-8
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
-def _parquet(path: Path, field: str) -> Iterator[str]:
+def _parquet(path: Path, field: str) -> Iterator[str | None]:
+    with open_parquet(path, field) as file:
+        for batch in file.iter_batches(batch_size=4096, columns=[field]):
+            yield from ("" if text is None else str(text) for text in batch.column(0).to_pylist())
+
+
+@contextmanager
+def open_parquet(path: Path, *fields: str) -> Iterator[pyarrow.parquet.ParquetFile]:
+    """UserError when it is not whole or has not all the columns, in the block as well."""
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            if field not in file.schema_arrow.names:
-                raise UserError(
-                    f"{path} has no column {field!r} but {', '.join(file.schema_arrow.names)}: name the right one "
-                    "with --set data.text_field=NAME."
-                )
-            for batch in file.iter_batches(columns=[field]):
-                yield from (str(text) for text in batch.column(0).to_pylist() if text is not None)
+            for field in fields:
+                if field not in file.schema_arrow.names:
+                    raise UserError(
+                        f"{path} has no column {field!r} but {', '.join(file.schema_arrow.names)}: name the right one "
+                        "with --set data.text_field=NAME (hpt.data: --text-field NAME)."
+                    )
+            yield file
     except pyarrow.ArrowInvalid as error:
-        raise UserError(f"{path} is not a whole parquet file ({error}).") from None
+        raise UserError(f"{path} is not a whole parquet file ({str(error).splitlines()[0]}).") from None
 
 
 def held_out_rank(text: str) -> float:

@@ -1,4 +1,4 @@
-"""Public corpora by name, fetched from the Hugging Face hub: whole files, checked, resumed where a fetch broke off."""
+"""Files from the Hugging Face hub: whole, checked, resumed where a fetch broke off."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
-from trainer.data.folders import cache_dir
 from trainer.data.shards import read_shard
+from trainer.data.sources import Corpus
 from trainer.errors import UserError
 
 TRIES = 4  # connections that bring nothing before a fetch gives up
@@ -26,61 +25,9 @@ Progress = Callable[[str, int, int], None]
 """Told a file's name, the bytes of it that are here, and all its bytes."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Corpus:
-    """Where a corpus is, in files that are useful one by one."""
-
-    repository: str
-    """Dataset repository on the hub."""
-    val: tuple[str, ...]
-    train: str
-    """File name with {} for a number, or one file."""
-    shards: int = 1
-    first: int = 1
-    tokens_per_shard: int = 100_000_000
-    """0: files of text, of which all are fetched."""
-    tokenizer: str = "gpt2"
-    line: str = ""
-
-
-CORPORA = {
-    "fineweb10b": Corpus(
-        repository="kjj0/fineweb10B-gpt2", val=("fineweb_val_000000.bin",), train="fineweb_train_{:06d}.bin",
-        shards=103, line="10B tokens of FineWeb, GPT-2's tokenizer, llm.c's shards of 100M",
-    ),
-    "fineweb-edu10b": Corpus(
-        repository="kjj0/finewebedu10B-gpt2", val=("finewebedu_val_000000.bin",), train="finewebedu_train_{:06d}.bin",
-        shards=99, line="10B tokens of FineWeb-Edu, likewise",
-    ),
-    "tinystories": Corpus(
-        repository="roneneldan/TinyStories", val=("TinyStoriesV2-GPT4-valid.txt",),
-        train="TinyStoriesV2-GPT4-train.txt", tokens_per_shard=0, tokenizer="bpe:4096",
-        line="2.7M short stories (arXiv 2305.07759), text",
-    ),
-}  # fmt: skip
-
-
-def corpus_folder(name: str) -> Path:
-    return cache_dir() / "corpora" / name
-
-
-def wanted(name: str, tokens: float | None, shards: int | None) -> list[str]:
-    """Names of the files that a run of `tokens` needs (the whole corpus: neither given), validation first."""
-    corpus = CORPORA[name]
-    if not corpus.tokens_per_shard:
-        return [*corpus.val, corpus.train]
-    count = corpus.shards if shards is None else shards
-    if tokens is not None:
-        count = -int(-tokens // corpus.tokens_per_shard)
-    if not 0 < count <= corpus.shards:
-        raise UserError(
-            f"{name} has {corpus.shards} training shards of {corpus.tokens_per_shard:,} tokens, and {count} are asked "
-            "for: lower --tokens or --shards."
-        )
-    return [*corpus.val, *(corpus.train.format(i) for i in range(corpus.first, corpus.first + count))]
-
-
-def fetch(name: str, files: list[str], folder: Path, say: Callable[[str], None], progress: Progress) -> None:
+def fetch(
+    name: str, corpus: Corpus, files: list[str], folder: Path, say: Callable[[str], None], progress: Progress
+) -> None:
     """Fetch what is missing or damaged; a file has its name only once it is whole and right.
 
     HF_ENDPOINT names another server than the hub's. UserError when a file cannot be had or is not what was published.
@@ -93,15 +40,16 @@ def fetch(name: str, files: list[str], folder: Path, say: Callable[[str], None],
                 say(f"{reason} It is fetched again.")
                 path.unlink()
             if not path.is_file():
-                _fetch_one(name, path, progress)
+                _fetch_one(name, corpus, file, path, progress)
 
 
-def _fetch_one(name: str, path: Path, progress: Progress) -> None:
+def _fetch_one(name: str, corpus: Corpus, file: str, path: Path, progress: Progress) -> None:
     """The part that has arrived lies beside `path` as PATH.part, and the next fetch goes on from its end."""
     try:
-        published = _metadata(CORPORA[name].repository, path.name)
+        published = _metadata(corpus, file)
+        path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f"{path.name}.part")
-        _receive(published.location, part, published.size, lambda done: progress(path.name, done, published.size))
+        _receive(published.location, part, published.size, lambda done: progress(file, done, published.size))
     except UserError:
         raise
     except Exception as error:  # whatever the network does; the hub's client has its own family of errors
@@ -124,16 +72,17 @@ def _fetch_one(name: str, path: Path, progress: Progress) -> None:
     os.replace(part, path)
 
 
-def _metadata(repository: str, file: str) -> Any:
+def _metadata(corpus: Corpus, file: str) -> Any:
     """The hub's word on a file: location, size in bytes, etag."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 
-    url = hf_hub_url(repository, file, repo_type="dataset", endpoint=os.environ.get("HF_ENDPOINT"))
+    endpoint = os.environ.get("HF_ENDPOINT")
+    url = hf_hub_url(corpus.repository, file, repo_type="dataset", revision=corpus.revision, endpoint=endpoint)
     try:
         found = get_hf_file_metadata(url)
     except (EntryNotFoundError, RepositoryNotFoundError):
-        raise UserError(f"{repository} has no file {file} any more.") from None
+        raise UserError(f"{corpus.repository} has no file {file} any more.") from None
     if found.commit_hash is None or not found.size:
         raise ValueError(f"{url} is not answered by a hub")
     return found
@@ -167,7 +116,7 @@ def _receive(url: str, part: Path, size: int, progress: Callable[[int], None]) -
 
 def damage(path: Path) -> str:
     """What is wrong with a token shard; empty for a good one and for files of text."""
-    if path.suffix == ".txt":
+    if path.suffix != ".bin" and not path.name.endswith(".bin.part"):
         return ""
     try:
         read_shard(path)

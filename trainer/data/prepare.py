@@ -5,29 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import random
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import tiktoken
 from filelock import FileLock
 
 from trainer.config import DataConfig
-from trainer.data.corpus import corpus_files, documents, held_out_rank
-from trainer.data.fetch import CORPORA
+from trainer.data.corpus import Reading, corpus_files
+from trainer.data.folders import REPORTS
 from trainer.data.folders import cache_dir as cache_dir
-from trainer.data.shards import damage, read_shard, seal, write_shard
-from trainer.data.tokenizer import END_OF_TEXT, bpe_size, load_tokenizer, train_tokenizer
+from trainer.data.making import HELD_OUT, build, bytes_per_token
+from trainer.data.place import Place
+from trainer.data.shards import damage, read_shard
+from trainer.data.sources import CORPORA
+from trainer.data.tokenizer import bpe_size, ids_of, load_tokenizer
 from trainer.errors import UserError
-from trainer.files import disk_error, write_atomic
+from trainer.files import disk_error
 
-FORMAT = 2  # of the cache; a change of anything below that alters shards raises it
-HELD_OUT = 0.05  # of the documents, or more where val_tokens need it
-TRAIN_BYTES = 64 * 2**20  # of text that a tokenizer is trained on
-BATCH_BYTES = 16 * 2**20  # of text tokenised at a time
+FORMAT = 2  # of the cache; a change of anything that alters the shards of a small corpus raises it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,27 +50,28 @@ def prepare(
     data: DataConfig,
     *,
     vocabulary: int | None = None,
+    enough: bool = True,
     say: Callable[[str], None] = lambda text: None,
 ) -> Prepared:
     """Tokenise `data`, or find it in the cache. Deterministic; several processes may call it at once.
 
-    vocabulary: the model's, which must hold the tokenizer's.
+    vocabulary: the model's, which must hold the tokenizer's. enough: refuse fewer held-out tokens than data.val_tokens.
     """
     size = bpe_size(data.tokenizer)
-    if size is None:
-        load_tokenizer(data.tokenizer)  # tells at once when it cannot be had
     files = corpus_files(data)
     if all(p.suffix == ".bin" for p in files):
-        prepared = _ready_made(data, files)
+        prepared = _ours(data, files[0].parent) or _ready_made(data, files)
     else:
+        if size is None:
+            load_tokenizer(data.tokenizer)  # tells at once when it cannot be had
         folder = cache_dir() / "data" / _key(data, files)
-        prepared = _found(folder, say) or _made(data, size, folder, say)
+        prepared = _found(folder, say) or _made(data, files, folder, say)
     if vocabulary is not None and prepared.vocabulary > vocabulary:
         raise UserError(
             f"Tokenizer {data.tokenizer} has {prepared.vocabulary:,} ids and the model's vocabulary only "
             f"{vocabulary:,}: use --set model.vocabulary={prepared.vocabulary} or a smaller tokenizer."
         )
-    if prepared.val_tokens < data.val_tokens:
+    if enough and prepared.val_tokens < data.val_tokens:
         raise UserError(
             f"Corpus {data.corpus!r} has {prepared.val_tokens:,} held-out tokens, and evaluations read "
             f"{data.val_tokens:,}: use --set data.val_tokens={prepared.val_tokens} or a larger corpus."
@@ -94,7 +93,8 @@ def check_enough(prepared: Prepared, data: DataConfig, tokens: int) -> None:
 
 def _key(data: DataConfig, files: list[Path]) -> str:
     """Names the content without reading it: each file's path, size and time of change, and all that shapes shards."""
-    stats = [(str(p.absolute()), (s := p.stat()).st_size, s.st_mtime_ns) for p in files]
+    held = [Path(data.val).expanduser()] if data.val else []
+    stats = [(str(p.absolute()), (s := p.stat()).st_size, s.st_mtime_ns) for p in (*files, *held)]
     shaping = [
         FORMAT,
         data.tokenizer,
@@ -103,55 +103,32 @@ def _key(data: DataConfig, files: list[Path]) -> str:
         HELD_OUT,
         tiktoken.__version__,
     ]
+    if data.val:
+        shaping += [data.val_documents]
     return hashlib.blake2b(json.dumps([shaping, stats]).encode(), digest_size=12).hexdigest()
 
 
-def _build(data: DataConfig, size: int | None, folder: Path, say: Callable[[str], None]) -> None:
-    texts = list(documents(data))
-    if not texts:
-        raise UserError(f"Corpus {data.corpus!r} holds no text.")
-    spec = data.tokenizer
-    if size is not None:
-        spec = str(folder / "tokenizer.json")
-        say(f"training a byte-level BPE of {size:,} on {len(texts):,} documents")
-        train_tokenizer(_sample(texts), size, Path(spec))
-    encoding = load_tokenizer(spec)
-    # Order by a seeded shuffle: neighbouring files are alike, and a prefix of the shard should look like the whole.
-    random.Random(0).shuffle(texts)
-    fraction = _held_out_fraction(texts, data.val_tokens, encoding)
-    val = [t for t in texts if held_out_rank(t) < fraction]
-    train = [t for t in texts if held_out_rank(t) >= fraction]
-    if not train:
-        raise UserError(f"Corpus {data.corpus!r} is too small: all its {len(texts)} documents would be held out.")
-    counts = {}
-    for name, part in (("val", val), ("train", train)):
-        say(f"tokenising {len(part):,} documents for {name}")
-        counts[name] = write_shard(folder / f"{name}.bin", _tokenised(part, encoding), encoding.n_vocab)
-        seal(folder / f"{name}.bin")
-    values = {
-        "tokenizer": spec,
-        "train_tokens": counts["train"],
-        "val_tokens": counts["val"],
-        "vocabulary": encoding.n_vocab,
-        "end_of_text": encoding.encode_single_token(END_OF_TEXT),
-        "bytes_per_token": _bytes_per_token([folder / "val.bin"], data.val_tokens, encoding),
-    }
-    write_atomic(folder / "prepared.json", json.dumps(values).encode())
-
-
-def _read(folder: Path) -> Prepared:
+def read_prepared(folder: Path) -> Prepared:
+    """What `build` left in a folder, or an hpt before 0.2, which had one shard of each."""
     values = json.loads((folder / "prepared.json").read_text())
-    return Prepared(train=(folder / "train.bin",), val=(folder / "val.bin",), **values)
+    shards = values.pop("shards", None)
+    values.pop("spec", None)
+    if shards is None:
+        return Prepared(train=(folder / "train.bin",), val=(folder / "val.bin",), **values)
+    parts = {part: tuple(folder / s["name"] for s in shards if s["part"] == part) for part in ("train", "val")}
+    if values["tokenizer"] == "tokenizer.json":
+        values["tokenizer"] = str(folder / "tokenizer.json")
+    return Prepared(**parts, **values)
 
 
 def _found(folder: Path, say: Callable[[str], None]) -> Prepared | None:
     """What was prepared before, whole; None: it is not here, or damaged and to be made again. Nothing is written, so a
     cache that is read-only will do."""
     try:
-        prepared = _read(folder)
+        prepared = read_prepared(folder)
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         say(f"{folder / 'prepared.json'} is damaged ({error}): preparing the corpus again")
         return None
     for path in (*prepared.train, *prepared.val):
@@ -161,58 +138,40 @@ def _found(folder: Path, say: Callable[[str], None]) -> Prepared | None:
     return prepared
 
 
-def _made(data: DataConfig, size: int | None, folder: Path, say: Callable[[str], None]) -> Prepared:
+def _made(data: DataConfig, files: list[Path], folder: Path, say: Callable[[str], None]) -> Prepared:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
             if (prepared := _found(folder, say)) is None:  # another process may have made it meanwhile
-                _build(data, size, folder, say)
-                prepared = _read(folder)
+                if (folder / "prepared.json").exists():  # it was finished, and is damaged: nothing of it counts
+                    shutil.rmtree(folder / REPORTS, ignore_errors=True)
+                    (folder / "tokenizer.json").unlink(missing_ok=True)
+                build(data, files, Reading(data.text_field), Place(str(folder)), folder, say=say)
+                prepared = read_prepared(folder)
     except OSError as error:
         raise disk_error(error, folder / "prepared.json") from error
     return prepared
 
 
-def _sample(texts: list[str]) -> Iterator[str]:
-    """Documents spread over the corpus, at most TRAIN_BYTES of them."""
-    every = max(1, -(-sum(map(len, texts)) // TRAIN_BYTES))
-    yield from texts[::every]
-
-
-def _held_out_fraction(texts: list[str], wanted: int, encoding: tiktoken.Encoding) -> float:
-    """HELD_OUT, or the least fraction of the documents that gives `wanted` tokens; never more than half."""
-    head = "".join(texts)[:200_000]
-    tokens_per_character = len(encoding.encode_ordinary(head)) / len(head)
-    total = 0.0
-    for rank, size in sorted((held_out_rank(t), len(t)) for t in texts):
-        total += size * tokens_per_character
-        if total > 1.1 * wanted:
-            return min(0.5, max(HELD_OUT, math.nextafter(rank, 1)))
-    return 0.5
-
-
-def _tokenised(texts: list[str], encoding: tiktoken.Encoding) -> Iterator[np.ndarray]:
-    """Ids of each document behind an end-of-text, as llm.c writes them."""
-    end = encoding.encode_single_token(END_OF_TEXT)
-    batch, size = [], 0
-    for i, text in enumerate(texts):
-        batch.append(text)
-        size += len(text)
-        if size >= BATCH_BYTES or i + 1 == len(texts):
-            for ids in encoding.encode_ordinary_batch(batch, num_threads=os.cpu_count() or 1):
-                yield np.array([end, *ids], np.uint32)
-            batch, size = [], 0
-
-
-def _bytes_per_token(shards: list[Path], count: int, encoding: tiktoken.Encoding) -> float:
-    """Bytes of text over tokens, of the first `count` tokens; end-of-text is a token of no bytes."""
-    tokens = np.concatenate([read_shard(p, encoding.n_vocab)[:count] for p in shards])[:count]
-    text = tokens[tokens != encoding.encode_single_token(END_OF_TEXT)]
-    return len(b"".join(encoding.decode_tokens_bytes(text.tolist()))) / max(1, len(tokens))
+def _ours(data: DataConfig, folder: Path) -> Prepared | None:
+    """Shards of `hpt.data tokenise`, which say by themselves what they were made with."""
+    if not (folder / "prepared.json").exists():
+        return None
+    spec = json.loads((folder / "prepared.json").read_text()).get("spec")
+    if spec != data.tokenizer:
+        raise UserError(
+            f"The shards of corpus {data.corpus!r} were made with --tokenizer {spec}, not {data.tokenizer}."
+        )
+    prepared = read_prepared(folder)
+    for path in (*prepared.train, *prepared.val):
+        if fault := damage(path, prepared.vocabulary):
+            raise UserError(f"{fault}: make it again with hpt.data tokenise, or fetch it again.")
+    return prepared
 
 
 def _ready_made(data: DataConfig, files: list[Path]) -> Prepared:
-    """Shards that somebody else wrote, such as fineweb_train_000001.bin and fineweb_val_000000.bin."""
+    """Shards that somebody else wrote, such as fineweb_train_000001.bin and fineweb_val_000000.bin. No vocabulary is
+    fetched for them: without one, bytes a token are not known."""
     train, val = ([p for p in files if f"_{part}_" in p.name] for part in ("train", "val"))
     if not train or not val:
         raise UserError(
@@ -223,19 +182,19 @@ def _ready_made(data: DataConfig, files: list[Path]) -> Prepared:
         raise UserError(
             f"Token shards were made with a known tokenizer: name it with --tokenizer, not {data.tokenizer}."
         )
-    encoding = load_tokenizer(data.tokenizer)
+    vocabulary, end, encoding = ids_of(data.tokenizer)
     for path in (*train, *val):
-        if fault := damage(path, encoding.n_vocab):
+        if fault := damage(path, vocabulary):
             raise UserError(
                 f"{fault}: fetch it again (python -m hpt.data get NAME --tokens N), or name its own --tokenizer."
             )
     return Prepared(
         train=tuple(train),
         val=tuple(val),
-        train_tokens=sum(len(read_shard(p, encoding.n_vocab)) for p in train),
-        val_tokens=sum(len(read_shard(p, encoding.n_vocab)) for p in val),
-        vocabulary=encoding.n_vocab,
+        train_tokens=sum(len(read_shard(p, vocabulary)) for p in train),
+        val_tokens=sum(len(read_shard(p, vocabulary)) for p in val),
+        vocabulary=vocabulary,
         tokenizer=data.tokenizer,
-        end_of_text=encoding.encode_single_token(END_OF_TEXT),
-        bytes_per_token=_bytes_per_token(val, data.val_tokens, encoding),
+        end_of_text=end,
+        bytes_per_token=bytes_per_token(val, data.val_tokens, encoding) if encoding else math.nan,
     )

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import difflib
+import hashlib
 import json
+import os
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,7 +21,16 @@ from trainer.files import write_atomic
 END_OF_TEXT = "<|endoftext|>"
 # GPT-2's splitting (Radford et al. 2019, encoder.py).
 PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
-NAMED = ("gpt2", "r50k_base", "p50k_base", "cl100k_base", "o200k_base")
+ENDS = {
+    "gpt2": (50257, 50256),
+    "r50k_base": (50257, 50256),
+    "p50k_base": (50281, 50256),
+    "cl100k_base": (100277, 100257),
+    "o200k_base": (200019, 199999),
+}
+"""Ids of the vocabulary, and that of end-of-text."""
+NAMED = tuple(ENDS)
+ADDRESS = "https://openaipublic.blob.core.windows.net"  # tiktoken's, in its openai_public.py
 
 
 def load_tokenizer(spec: str) -> tiktoken.Encoding:
@@ -39,6 +51,24 @@ def load_tokenizer(spec: str) -> tiktoken.Encoding:
             f"The vocabulary of tokenizer {spec!r} cannot be fetched ({type(error).__name__}): connect once, point "
             "TIKTOKEN_CACHE_DIR at a folder that has it, or use --tokenizer bpe:SIZE, which needs no network."
         ) from None
+
+
+def ids_of(spec: str) -> tuple[int, int, tiktoken.Encoding | None]:
+    """Vocabulary and end-of-text of a named tokenizer, and it itself where that needs no network."""
+    if spec in ENDS and not _here(spec):
+        return (*ENDS[spec], None)
+    encoding = load_tokenizer(spec)
+    return encoding.n_vocab, encoding.encode_single_token(END_OF_TEXT), encoding
+
+
+def _here(spec: str) -> bool:
+    """Whether tiktoken has it in its cache, which names files by the SHA-1 of their addresses."""
+    folder = os.environ.get("TIKTOKEN_CACHE_DIR") or os.environ.get("DATA_GYM_CACHE_DIR")
+    cache = Path(folder or Path(tempfile.gettempdir()) / "data-gym-cache")
+    names = ("gpt-2/encodings/main/vocab.bpe", "gpt-2/encodings/main/encoder.json") if spec == "gpt2" else (
+        f"encodings/{spec}.tiktoken",
+    )  # fmt: skip
+    return all((cache / hashlib.sha1(f"{ADDRESS}/{name}".encode()).hexdigest()).is_file() for name in names)
 
 
 def from_json(text: str, name: str) -> tiktoken.Encoding:

@@ -1,0 +1,1 @@
+"""What `hpt.data` does: one file a subcommand, a configuration and a function each."""
