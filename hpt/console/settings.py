@@ -29,7 +29,7 @@ from search.strategy import Strategy
 from trainer.architecture.counts import run_flops
 from trainer.config import RunConfig, from_dict, override
 from trainer.data import Prepared
-from trainer.devices import usable_cpus
+from trainer.devices import peak_speed, usable_cpus
 from trainer.errors import UserError
 from trainer.presets import preset
 
@@ -172,7 +172,11 @@ def make_problem(setup: Setup, timings: dict[str, Timing]) -> Problem:
     return Problem(
         target=setup.target,
         budget=config.build_budget(setup.target, slots.per_device),
-        cost=CostModel(usd_per_hour=config.usd_per_hour / slots.per_device, timings=timings),
+        cost=CostModel(
+            usd_per_hour=config.usd_per_hour / slots.per_device,
+            flops_per_second=0.0 if timings else peak_speed(setup.target) / slots.per_device,
+            timings=timings,
+        ),
         lr_range=config.lr_range,
         seed=config.seed,
     )

@@ -34,10 +34,7 @@ class Transfer(TransferSettings, Strategy):
         for choice in chooser.choices(self.max_trials, second.reserve if second else 0.0):
             bill.setdefault(chooser.candidates[choice.cell], []).extend(choice.log_lr)
         if not bill and not history.finished:
-            raise UserError(
-                "The budget does not hold two trials of the cheapest proxy: raise it, "
-                "or allow smaller sizes and horizons."
-            )
+            raise UserError(_too_small(chooser))
         stages = [self._stage(problem, run, lrs) for run, lrs in bill.items()]
         if second and second.run and not second.trials:
             stages.append(second.stage())
@@ -131,6 +128,19 @@ class Transfer(TransferSettings, Strategy):
         if any(_same(replace(run, warmup=o.warmup), o) for o in (*(t.run for t in history), *(p.run for p in beside))):
             return proposal
         return replace(proposal, run=run, parent=parent.id, start=parent.trunk or 0)
+
+
+def _too_small(chooser: Chooser) -> str:
+    """What a first bracket would take."""
+    problem = chooser.problem
+    forecasts = [problem.cost.forecast(run, run.tokens) for run in chooser.menu]
+    if not forecasts:
+        return "No run smaller than the target is long enough for a trial: train it on more tokens, or with a smaller batch."
+    cheapest = min(forecasts, key=problem.budget.share)
+    return (
+        f"The budget does not hold two trials of the cheapest proxy, which need {problem.budget.needed(cheapest * 2)} or "
+        "more: raise it, or allow smaller --transfer.sizes and --transfer.horizons."
+    )
 
 
 def _stage_name(run: RunConfig, problem: Problem) -> str:

@@ -42,15 +42,20 @@ class Chooser:
         return self.belief.settings
 
     @cached_property
+    def menu(self) -> tuple[RunConfig, ...]:
+        """All smaller runs there are."""
+        if self.problem.proxies is not None:
+            return self.problem.proxies
+        batches = (2.0, 1.0, 0.5, 0.25, 0.125) if self.belief.joint else (1.0, 0.25)
+        return ladder(self.problem.target, self.settings.sizes, self.settings.horizons, batches)
+
+    @cached_property
     def candidates(self) -> list[RunConfig]:
-        """Runs that may be asked for, affordable at all, without those that failed twice."""
-        problem, runs = self.problem, self.problem.proxies
-        if runs is None:
-            batches = (2.0, 1.0, 0.5, 0.25, 0.125) if self.belief.joint else (1.0, 0.25)
-            runs = ladder(problem.target, self.settings.sizes, self.settings.horizons, batches)
+        """Those that may be asked for: affordable at all, without those that failed twice."""
+        problem = self.problem
         failed = Counter(point(t.run) for t in self.history if t.status == "failed")
         groups: dict[tuple[float, float], list[RunConfig]] = {}
-        for run in runs:
+        for run in self.menu:
             at = point(run)
             if failed[at] < 2 and problem.budget.allows(self._forecast(run)):
                 groups.setdefault(at[:2], []).append(run)
@@ -66,8 +71,9 @@ class Chooser:
 
     @cached_property
     def share_of_target(self) -> float:
-        """The target's own cost, as a share of the budget."""
-        return self.problem.budget.share(self._forecast(self.problem.target))
+        """The target's own cost, as a share of the budget; 1 where the caps are in units that nobody can forecast
+        (hours before the first trial of somebody else's trainer): then runs are weighed by their FLOPs alone."""
+        return self.problem.budget.share(self._forecast(self.problem.target)) or 1.0
 
     @property
     def limits(self) -> tuple[float, float]:
@@ -85,10 +91,13 @@ class Chooser:
     def costs(self) -> np.ndarray:
         """Of each candidate, as a share of the budget, or of the time that such a share of the target would take
         where that is more: small models are cheap in FLOPs, and run far below the device's speed."""
-        target = self._forecast(self.problem.target).seconds
-        forecasts = [self._forecast(run) for run in self.candidates]
-        times = [f.seconds / target * self.share_of_target if target else 0.0 for f in forecasts]
-        return np.array([max(self.problem.budget.share(f), t) for f, t in zip(forecasts, times, strict=True)])
+        target = self._forecast(self.problem.target)
+        relative = [
+            f.seconds / target.seconds if target.seconds else f.flops / target.flops
+            for f in map(self._forecast, self.candidates)
+        ]
+        shares = [self.problem.budget.share(self._forecast(run)) for run in self.candidates]
+        return np.maximum(shares, np.array(relative) * self.share_of_target)
 
     @cached_property
     def begun(self) -> dict[int, list[tuple[float, float]]]:
