@@ -12,10 +12,14 @@ import pytest
 from rich.console import Console
 
 from hpt.compare import CompareConfig, run
-from search.replay.arena import CONTENDERS, Rules, summarise, targets
+from search.replay.arena import Rules, targets
+from search.replay.contenders import CONTENDERS
+from search.replay.summary import summarise
 from search.replay.table import load_table
 from search.replay.world import World
 from trainer.errors import UserError
+
+WHOLE = [name for name, contender in CONTENDERS.items() if contender.needs == "whole runs"]
 
 
 @pytest.fixture
@@ -40,12 +44,12 @@ def test_compare_prints_writes_and_repeats(table: Path, tmp_path: Path) -> None:
         text = io.StringIO()
         lines = run(config, Console(file=text, width=120))
         assert "transfer" in text.getvalue() and "random" in text.getvalue()
-        assert {line.strategy for line in lines} == set(CONTENDERS) and len(lines) == 2 * len(CONTENDERS)
+        assert {line.strategy for line in lines} == set(WHOLE) and len(lines) == 2 * len(WHOLE)
         written.append((tmp_path / out / "runs.csv").read_text())
         assert (tmp_path / out / "regret.svg").read_text().count("<circle") > 20
     assert written[0] == written[1]
     rows = list(csv.DictReader(io.StringIO(written[0])))
-    assert len(rows) == len(CONTENDERS) * 2 * 2 * 2  # targets, budgets, seeds
+    assert len(rows) == len(WHOLE) * 2 * 2 * 2  # targets, budgets, seeds
     assert all(float(r["cost"]) <= float(r["budget"]) + 1e-9 for r in rows)
     ours = [float(r["regret"]) for r in rows if r["strategy"] == "transfer" and r["budget"] == "2.0"]
     assert max(ours) < 0.5 and min(ours) >= 0
@@ -56,7 +60,7 @@ def test_compare_prints_writes_and_repeats(table: Path, tmp_path: Path) -> None:
 def test_targets_are_the_largest_with_something_smaller(table: Path) -> None:
     world = World(load_table(table), noise=0.0)
     best = targets(world, Rules())
-    assert [world.key(r) for r in best] == [(8_000_000, 20_000_000, 8192), (8_000_000, 10**8, 8192)]
+    assert [case.key for case in best] == [(8_000_000, 20_000_000, 8192), (8_000_000, 10**8, 8192)]
     assert len(targets(world, Rules(batch="all"))) == 4
     assert len(targets(world, Rules(sizes=9))) == 4
     assert len(targets(world, Rules(sizes=9, holdout="run"))) == 5

@@ -188,3 +188,19 @@ class Formula(Strategy):
         )
         outside = out_of_range(self.law, scale)
         return Recommendation(lr=self.law.value(scale), law=self.law.formula, reasons=(outside,) if outside else ())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fixed(Strategy):
+    """One lr for everything: no trials."""
+
+    lr: float
+
+    def plan(self, history: History) -> list[Stage]:
+        return []
+
+    def ask(self, history: History, slots: int) -> list[Proposal] | Done:
+        return DONE
+
+    def recommend(self, history: History) -> Recommendation:
+        return Recommendation(lr=self.lr, law="a rule of thumb")

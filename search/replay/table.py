@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet
 
+from search.replay.truth import Valley
 from search.shapes.ladder import model_of
 from trainer.architecture.counts import parameters
 from trainer.config import ModelConfig, from_dict
@@ -94,6 +95,10 @@ class Table:
     def batches(self, n: int, d: int) -> list[int]:
         """Measured at (N, D), rising; empty where nothing was."""
         return self._batches.get((n, d), [])
+
+    def valley(self, n: int, d: int, b: int) -> Valley:
+        """Of one cell, for the truth."""
+        return Valley(self.cells[n, d, b].log_lr, self.cells[n, d, b].loss)
 
     @cached_property
     def _batches(self) -> dict[tuple[int, int], list[int]]:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 
@@ -184,7 +185,13 @@ def estimate_noise(table: Table, curves: dict[tuple[int, int, int], Curve]) -> f
     return 1.4826 * float(np.median(np.abs(residuals))) / 0.7 if residuals else 0.0
 
 
-def replay(strategy: Strategy, problem: Problem, world: World, slots: int = 4) -> History:
+class Answers(Protocol):
+    """Whatever says how a proposal would have ended."""
+
+    def run(self, proposal: Proposal, cost: CostModel) -> Trial: ...
+
+
+def replay(strategy: Strategy, problem: Problem, world: Answers, slots: int = 4) -> History:
     """Run the strategy to its end in `world`; `slots` trials at a time."""
     session = Session(strategy, problem)
     for batch in _rounds(session, slots):
