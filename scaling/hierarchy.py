@@ -10,6 +10,7 @@ of the valley's curvature over the loss; l: the cell's floor against its lowest 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -43,7 +44,7 @@ class _Data:
 
 
 def _data(runs: Runs) -> _Data:
-    points = np.column_stack([runs.n, runs.d, runs.b])
+    points = runs.points
     cells, cell = np.unique(np.round(points, 9), axis=0, return_inverse=True)
     cell = cell.reshape(-1)
     lowest = np.full(len(cells), np.inf)
@@ -62,7 +63,7 @@ def fit(runs: Runs, prior: Prior, rounds: int = 3) -> Posterior:
     mean = np.concatenate([prior.mean, prior.valley_mean, np.zeros(3 * c)])
     state = Posterior(prior, data.cells, mean, np.zeros((0, 0)), prior.noise, prior.discrepancy, len(runs))
     if not len(runs):
-        return replace(state, cov=np.linalg.inv(_precision(state)))
+        return replace(state, cov=np.linalg.inv(_precision(state, mean)))
     best = data.x[~data.censored & (data.y == 0)]
     if len(best):
         at = data.cell[~data.censored & (data.y == 0)]
@@ -73,30 +74,34 @@ def fit(runs: Runs, prior: Prior, rounds: int = 3) -> Posterior:
     return state
 
 
-def _precision(state: Posterior) -> np.ndarray:
+def _precision(state: Posterior, z: np.ndarray) -> np.ndarray:
+    """Of the prior at the latents z; only the law's own part depends on them."""
     c, p = len(state.cells), state.prior
     out = np.zeros((HEAD + 3 * c, HEAD + 3 * c))
-    head = 1 / np.concatenate([p.sd, p.valley_sd]) ** 2
+    head = np.concatenate([p.precision(z[:7]), p.valley_sd**-2.0])
     out[range(HEAD), range(HEAD)] = head
     if c:
-        k = kernel(state.cells, state.cells, state.discrepancy, p.reach)
+        k = kernel(state.cells, state.cells, state.discrepancy, p)
         out[HEAD : HEAD + c, HEAD : HEAD + c] = np.linalg.inv(k + 1e-9 * np.eye(c))
         tail = np.concatenate([np.full(c, SCATTER**-2), np.full(c, LOOSE**-2)])
         out[range(HEAD + c, HEAD + 3 * c), range(HEAD + c, HEAD + 3 * c)] = tail
     return out
 
 
-def _model(z: np.ndarray, data: _Data) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _model(z: np.ndarray, data: _Data, gradient: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(prediction, height, Jacobian) of every run; censored ones predict their height alone."""
     c = len(data.cells)
-    mu, gradient = law(z[:7], data.cells)
+    mu, by_theta = law(z[:7], data.cells)
     eta = z[7] + data.cells[:, 0] * z[8] + data.cells[:, 1] * z[9] + z[HEAD + c : HEAD + 2 * c]
     phi, slope, by_k = valley(data.x - (mu + z[HEAD : HEAD + c])[data.cell], float(np.exp(z[10])))
     h = np.exp(eta)[data.cell]
     height, rows = h * phi, np.arange(len(data.x))
+    predicted = height + np.where(data.censored, 0, z[HEAD + 2 * c + data.cell])
+    if not gradient:
+        return predicted, height, np.zeros(0)
     out = np.zeros((len(rows), len(z)))
     by_mu = -h * slope
-    out[:, :7] = by_mu[:, None] * gradient[data.cell]
+    out[:, :7] = by_mu[:, None] * by_theta[data.cell]
     out[:, 7], out[:, 8], out[:, 9] = (
         height,
         height * data.cells[data.cell, 0],
@@ -106,7 +111,7 @@ def _model(z: np.ndarray, data: _Data) -> tuple[np.ndarray, np.ndarray, np.ndarr
     out[rows, HEAD + data.cell] = by_mu
     out[rows, HEAD + c + data.cell] = height
     out[rows, HEAD + 2 * c + data.cell] = ~data.censored
-    return height + np.where(data.censored, 0, z[HEAD + 2 * c + data.cell]), height, out
+    return predicted, height, out
 
 
 def _weights(state: Posterior, data: _Data, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -121,21 +126,29 @@ def _weights(state: Posterior, data: _Data, z: np.ndarray) -> tuple[np.ndarray, 
 
 def _climb(state: Posterior, data: _Data, steps: int = 40) -> Posterior:
     """Levenberg-Marquardt on the reweighted squares."""
-    precision, z, damping = _precision(state), state.mean, 1e-3
-    centre = np.concatenate([state.prior.mean, state.prior.valley_mean, np.zeros(len(z) - HEAD)])
+    p, z, damping = state.prior, state.mean, 1e-3
+    fixed = _precision(state, z)
+    centre = np.concatenate([p.mean, p.valley_mean, np.zeros(len(z) - HEAD)])
+
+    def precision(at: np.ndarray) -> np.ndarray:
+        fixed[range(7), range(7)] = p.precision(at[:7])
+        return fixed
 
     def objective(at: np.ndarray) -> float:
-        predicted, height, _ = _model(at, data)
+        predicted, height, _ = _model(at, data, gradient=False)
         r = data.y - predicted
         v = data.variance(state.noise, height)
         fits = (TAIL + 1) * np.log1p(r**2 / v / TAIL) + np.log(v)
-        return float(np.where(data.censored & (r < 0), 0, fits).sum() + (at - centre) @ precision @ (at - centre))
+        rest = (at - centre)[7:]
+        believed = p.penalty(at[:7]) + rest @ fixed[7:, 7:] @ rest
+        return float(np.where(data.censored & (r < 0), 0, fits).sum() + believed)
 
     value = objective(z)
     for _ in range(steps):
         residual, weight, jacobian = _weights(state, data, z)
-        normal = jacobian.T @ (weight[:, None] * jacobian) + precision
-        gradient = jacobian.T @ (weight * residual) - precision @ (z - centre)
+        pull = precision(z)
+        normal = jacobian.T @ (weight[:, None] * jacobian) + pull
+        gradient = jacobian.T @ (weight * residual) - pull @ (z - centre)
         while damping < 1e6:
             step = cho_solve(cho_factor(normal + damping * np.diag(np.diag(normal))), gradient)
             trial = objective(z + step)
@@ -148,7 +161,7 @@ def _climb(state: Posterior, data: _Data, steps: int = 40) -> Posterior:
         if gain < 1e-4:
             break
     residual, weight, jacobian = _weights(state, data, z)
-    cov = np.linalg.inv(jacobian.T @ (weight[:, None] * jacobian) + precision)
+    cov = np.linalg.inv(jacobian.T @ (weight[:, None] * jacobian) + precision(z))
     return replace(state, mean=z, cov=cov)
 
 
@@ -160,7 +173,24 @@ def _scales(state: Posterior, data: _Data) -> Posterior:
     noise = (4 * state.prior.noise**2 + share @ residual**2) / (4 + share @ (1 - leverage))
     c = len(state.cells)
     eps = slice(HEAD, HEAD + c)
-    unit = np.linalg.inv(kernel(state.cells, state.cells, 1.0, state.prior.reach) + 1e-6 * np.eye(c))
+    unit = np.linalg.inv(kernel(state.cells, state.cells, 1.0, state.prior) + 1e-6 * np.eye(c))
     seen = state.mean[eps] @ unit @ state.mean[eps] + np.trace(unit @ state.cov[eps, eps])
     tau = (8 * state.prior.discrepancy**2 + seen) / (8 + c)
     return replace(state, noise=float(np.sqrt(noise)), discrepancy=float(np.sqrt(tau)))
+
+
+def explained(state: Posterior, runs: Runs) -> tuple[float, int]:
+    """(R^2, runs beyond the first of each cell): how much of the differences between a cell's runs its valley explains,
+    over cells of three or more runs that are not censored. (nan, 0) where there are none."""
+    data = _data(runs)
+    predicted = _model(state.mean, data)[0]
+    rest = whole = 0.0
+    spare = 0
+    for c in range(len(state.cells)):
+        mine = (data.cell == c) & ~data.censored
+        if mine.sum() >= 3:
+            y = data.y[mine]
+            rest += float(((y - predicted[mine]) ** 2).sum())
+            whole += float(((y - y.mean()) ** 2).sum())
+            spare += int(mine.sum()) - 1
+    return (1 - rest / whole if whole else math.nan), spare

@@ -29,6 +29,11 @@ class Runs:
     def __len__(self) -> int:
         return len(self.loss)
 
+    @property
+    def points(self) -> np.ndarray:
+        """(runs, 3) of n, d, b."""
+        return np.column_stack([self.n, self.d, self.b])
+
 
 @dataclass(frozen=True)
 class Posterior:
@@ -79,17 +84,19 @@ class Posterior:
     def _carry(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Regression of eps at `points` on eps of the cells with runs, and the covariance it
         leaves."""
-        own = kernel(points, points, self.discrepancy, self.prior.reach)
+        own = kernel(points, points, self.discrepancy, self.prior)
         if not len(self.cells):
             return np.zeros((len(points), 0)), own
-        cross = kernel(points, self.cells, self.discrepancy, self.prior.reach)
-        inner = kernel(self.cells, self.cells, self.discrepancy, self.prior.reach)
+        cross = kernel(points, self.cells, self.discrepancy, self.prior)
+        inner = kernel(self.cells, self.cells, self.discrepancy, self.prior)
         between = np.linalg.solve(inner + 1e-9 * np.eye(len(inner)), cross.T).T
         return between, own - between @ cross.T
 
 
-def kernel(left: np.ndarray, right: np.ndarray, sd: float, reach: float) -> np.ndarray:
-    """Exponential covariance: rough, so that near cells inform each other without deciding for each
-    other."""
-    distance = np.sqrt(((left[:, None] - right[None]) ** 2).sum(axis=2))
-    return sd**2 * np.exp(-distance / reach)
+def kernel(left: np.ndarray, right: np.ndarray, sd: float, prior: Prior) -> np.ndarray:
+    """Covariance of what the law leaves unexplained. Exponential: rough, so that near cells inform each other without
+    deciding for each other; and a random walk in n from the target, in the prior's proportion to it."""
+    distance = np.sqrt((((left[:, None] - right[None]) / np.array(prior.reach)) ** 2).sum(axis=2))
+    n, m = left[:, None, 0], right[None, :, 0]
+    walk = np.where(n * m > 0, np.minimum(np.abs(n), np.abs(m)), 0.0)
+    return sd**2 * (np.exp(-distance) + (prior.drift / prior.discrepancy) ** 2 * walk)

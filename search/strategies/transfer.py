@@ -135,11 +135,12 @@ def _too_small(chooser: Chooser) -> str:
     problem = chooser.problem
     forecasts = [problem.cost.forecast(run, run.tokens) for run in chooser.menu]
     if not forecasts:
-        return "No run smaller than the target is long enough for a trial: train it on more tokens, or with a smaller batch."
+        return "No run smaller than the target is long enough for a trial: give it more tokens, or a smaller batch."
     cheapest = min(forecasts, key=problem.budget.share)
     return (
-        f"The budget does not hold two trials of the cheapest proxy, which need {problem.budget.needed(cheapest * 2)} or "
-        "more: raise it, or allow smaller --transfer.sizes and --transfer.horizons."
+        "The budget does not hold two trials of the cheapest proxy, which need "
+        f"{problem.budget.needed(cheapest * 2)} or more: raise it, or allow smaller --transfer.sizes and "
+        "--transfer.horizons."
     )
 
 

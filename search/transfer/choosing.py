@@ -10,6 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
+from scaling.batchlaw import valley
 from scaling.batchsize import STEP as BATCH_STEP
 from scaling.design import Choice, Design
 from scaling.posterior import Posterior
@@ -103,6 +104,8 @@ class Chooser:
     def begun(self) -> dict[int, list[tuple[float, float]]]:
         """By candidate, (ln lr, cost) of the runs that would go on from a shorter one's trunk."""
         trunks = [t for t in self.history if t.trunk and t.status == "finished"] if self.settings.trunks else []
+        if not trunks:
+            return {}
         found: dict[int, dict[float, float]] = {}
         for i, run in enumerate(self.candidates):
             for t in trunks:
@@ -115,12 +118,28 @@ class Chooser:
                     found.get(i, {}).pop(math.log(t.lr), None)  # it has been run
         return {i: sorted(runs.items()) for i, runs in found.items()}
 
+    @cached_property
+    def again(self) -> dict[int, list[float]]:
+        """By candidate, the ln lrs to be run with a second seed: of cells where two lrs have one run each, and where
+        the valley as it is believed to be is no deeper at either than a run's noise. A third lr would be as lost."""
+        posterior, runs, found = self.belief.posterior, self.belief.runs, {}
+        for i, at in enumerate(self.points):
+            mine = np.all(np.abs(runs.points - at) < 1e-8, axis=1) & np.isfinite(runs.loss)
+            if mine.sum() == 2 and np.ptp(runs.log_lr[mine]) > 0.02:
+                mean, _ = posterior.at(at[None])
+                depth = math.exp(mean[1]) * valley(runs.log_lr[mine] - mean[0], posterior.k)[0]
+                if depth.max() < posterior.noise:
+                    found[i] = runs.log_lr[mine].tolist()
+        return found
+
     def choices(self, slots: int, reserve: float = 0.0) -> Iterator[Choice]:
         """The next runs, best first, until `slots` are filled, the budget but for `reserve` (a share of it) is, or
         they are not worth their cost."""
         if not self.candidates:
             return
-        design = Design(self.belief.posterior, self.points, self.costs, self.belief.target, begun=self.begun)
+        design = Design(
+            self.belief.posterior, self.points, self.costs, self.belief.target, begun=self.begun, again=self.again
+        )
         left = 1 - reserve - self.problem.budget.share(self.history.spent)
         slots = min(slots, self.settings.max_trials - len(self.history))
         low, high = self.limits

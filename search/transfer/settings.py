@@ -12,6 +12,8 @@ class TransferSettings:
 
     search: Literal["lr", "lr,batch", "lr,weight_decay", "lr,warmup"] = "lr"
     """What is sought: the lr at the target's batch, or the batch, the weight decay or the warmup as well."""
+    guess: float | None = None
+    """Your own guess of the target's best lr, such as 3e-4: a prior within a factor of 2, which data overrule."""
     sizes: tuple[float, ...] = (1 / 64, 1 / 16, 1 / 4, 1.0)
     """Shares of the target's parameters that proxies may have, where the problem has no menu."""
     horizons: tuple[float, ...] = (1 / 16, 1 / 4, 1.0)
