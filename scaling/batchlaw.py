@@ -57,6 +57,9 @@ class Prior:
     """Distances in n, d and b over which the unexplained part is alike (correlation e^-1)."""
     drift: float = 0.15
     """Sd of what it gains for every e-fold of N away from the target: far sizes tell less than near ones."""
+    form: float = 0.08
+    """Sd by which the valley's form misses the optimum of a cell, however many runs it has (3-point fits scatter by
+    0.07 on recorded sweeps, wider ones are pulled by the wall)."""
     noise: float = 0.0007
     """Sd of a run's loss, as a fraction of it (0.06 % at 124M over 80 seeds; sweeps scatter as
     much)."""

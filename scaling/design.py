@@ -80,7 +80,7 @@ class Design:
     @property
     def variance(self) -> float:
         """Of ln lr* at the target, after all choices so far."""
-        return float(self.cov[self.target, self.target])
+        return float(self.cov[self.target, self.target]) - self.posterior.prior.form**2
 
     def runs(self, cells: np.ndarray, log_lr: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(latents (m, 4) that runs touch, Jacobian by them (m, r, 4), noise variance (m, r)) of offers of r runs each:

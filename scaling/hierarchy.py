@@ -15,14 +15,18 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.linalg import cho_factor, cho_solve
+from scipy.stats import f as fisher
 
 from scaling.batchlaw import Prior, law, valley
 from scaling.posterior import HEAD, SCATTER, Posterior, Runs, kernel
 
 MISFIT = 0.1  # of a height above the floor: how far a Linex valley may be from the true one
 CAP = 0.12  # heights above this are only known to be above it: walls have any shape
+PLATEAU = 0.07  # a run foretold to be higher may be on a plateau, as small models have: no witness for or against
 LOOSE = 0.05  # prior sd of a cell's floor against its lowest run
 TAIL = 4.0  # degrees of freedom of the noise
+DISCREPANCY_SD = 0.6  # of ln of the discrepancy, a priori
+DISCREPANCIES = np.linspace(-1.6, 1.0, 14)  # ln of what is tried, over the prior's
 
 
 @dataclass
@@ -36,10 +40,9 @@ class _Data:
     censored: np.ndarray
     doubt: np.ndarray | float
 
-    def variance(self, noise: float, height: np.ndarray) -> np.ndarray:
-        """Of a run's relative loss around the model; a wall's own height is not trusted beyond the
-        cap."""
-        capped = np.where(self.censored, 2 * CAP, np.minimum(height, CAP))
+    def variance(self, noise: float) -> np.ndarray:
+        """Of a run's relative loss around the model: of the height it was seen at, so that no fit can buy variance."""
+        capped = np.where(self.censored, 2 * CAP, self.y)
         return noise**2 + self.doubt**2 + (MISFIT * capped) ** 2
 
 
@@ -56,8 +59,7 @@ def _data(runs: Runs) -> _Data:
 
 
 def fit(runs: Runs, prior: Prior, rounds: int = 3) -> Posterior:
-    """MAP of all latents with its Laplace covariance; noise and discrepancy by EM, each with a
-    prior worth a few runs."""
+    """MAP of all latents with its Laplace covariance; noise by EM, discrepancy by evidence."""
     data = _data(runs)
     c = len(data.cells)
     mean = np.concatenate([prior.mean, prior.valley_mean, np.zeros(3 * c)])
@@ -88,8 +90,8 @@ def _precision(state: Posterior, z: np.ndarray) -> np.ndarray:
     return out
 
 
-def _model(z: np.ndarray, data: _Data, gradient: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(prediction, height, Jacobian) of every run; censored ones predict their height alone."""
+def _model(z: np.ndarray, data: _Data, gradient: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """(prediction, Jacobian) of every run; censored ones predict their height alone."""
     c = len(data.cells)
     mu, by_theta = law(z[:7], data.cells)
     eta = z[7] + data.cells[:, 0] * z[8] + data.cells[:, 1] * z[9] + z[HEAD + c : HEAD + 2 * c]
@@ -98,7 +100,7 @@ def _model(z: np.ndarray, data: _Data, gradient: bool = True) -> tuple[np.ndarra
     height, rows = h * phi, np.arange(len(data.x))
     predicted = height + np.where(data.censored, 0, z[HEAD + 2 * c + data.cell])
     if not gradient:
-        return predicted, height, np.zeros(0)
+        return predicted, np.zeros(0)
     out = np.zeros((len(rows), len(z)))
     by_mu = -h * slope
     out[:, :7] = by_mu[:, None] * by_theta[data.cell]
@@ -111,15 +113,14 @@ def _model(z: np.ndarray, data: _Data, gradient: bool = True) -> tuple[np.ndarra
     out[rows, HEAD + data.cell] = by_mu
     out[rows, HEAD + c + data.cell] = height
     out[rows, HEAD + 2 * c + data.cell] = ~data.censored
-    return predicted, height, out
+    return predicted, out
 
 
 def _weights(state: Posterior, data: _Data, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(residual, weight, Jacobian) at z; a censored run that is predicted above the cap weighs
     nothing."""
-    predicted, height, jacobian = _model(z, data)
-    residual = data.y - predicted
-    variance = data.variance(state.noise, height)
+    predicted, jacobian = _model(z, data)
+    residual, variance = data.y - predicted, data.variance(state.noise)
     weight = (TAIL + 1) / (TAIL + residual**2 / variance) / variance
     return residual, np.where(data.censored & (residual < 0), 0, weight), jacobian
 
@@ -127,7 +128,7 @@ def _weights(state: Posterior, data: _Data, z: np.ndarray) -> tuple[np.ndarray, 
 def _climb(state: Posterior, data: _Data, steps: int = 40) -> Posterior:
     """Levenberg-Marquardt on the reweighted squares."""
     p, z, damping = state.prior, state.mean, 1e-3
-    fixed = _precision(state, z)
+    fixed, variance = _precision(state, z), data.variance(state.noise)
     centre = np.concatenate([p.mean, p.valley_mean, np.zeros(len(z) - HEAD)])
 
     def precision(at: np.ndarray) -> np.ndarray:
@@ -135,10 +136,8 @@ def _climb(state: Posterior, data: _Data, steps: int = 40) -> Posterior:
         return fixed
 
     def objective(at: np.ndarray) -> float:
-        predicted, height, _ = _model(at, data, gradient=False)
-        r = data.y - predicted
-        v = data.variance(state.noise, height)
-        fits = (TAIL + 1) * np.log1p(r**2 / v / TAIL) + np.log(v)
+        r = data.y - _model(at, data, gradient=False)[0]
+        fits = (TAIL + 1) * np.log1p(r**2 / variance / TAIL)
         rest = (at - centre)[7:]
         believed = p.penalty(at[:7]) + rest @ fixed[7:, 7:] @ rest
         return float(np.where(data.censored & (r < 0), 0, fits).sum() + believed)
@@ -166,31 +165,59 @@ def _climb(state: Posterior, data: _Data, steps: int = 40) -> Posterior:
 
 
 def _scales(state: Posterior, data: _Data) -> Posterior:
-    """Noise and discrepancy given the latents; the priors count as 4 runs and 8 cells."""
+    """Noise given the latents, its prior counting as 4 runs; discrepancy by evidence."""
     residual, weight, jacobian = _weights(state, data, state.mean)
     share = np.where(data.censored, 0, weight * state.noise**2)
     leverage = np.clip(weight * np.einsum("ip,pq,iq->i", jacobian, state.cov, jacobian), 0, 1)
     noise = (4 * state.prior.noise**2 + share @ residual**2) / (4 + share @ (1 - leverage))
-    c = len(state.cells)
-    eps = slice(HEAD, HEAD + c)
-    unit = np.linalg.inv(kernel(state.cells, state.cells, 1.0, state.prior) + 1e-6 * np.eye(c))
-    seen = state.mean[eps] @ unit @ state.mean[eps] + np.trace(unit @ state.cov[eps, eps])
-    tau = (8 * state.prior.discrepancy**2 + seen) / (8 + c)
-    return replace(state, noise=float(np.sqrt(noise)), discrepancy=float(np.sqrt(tau)))
+    pull = jacobian.T @ (weight * residual)
+    return replace(state, noise=float(np.sqrt(noise)), discrepancy=_discrepancy(state, pull))
 
 
-def explained(state: Posterior, runs: Runs) -> tuple[float, int]:
-    """(R^2, runs beyond the first of each cell): how much of the differences between a cell's runs its valley explains,
-    over cells of three or more runs that are not censored. (nan, 0) where there are none."""
+def _discrepancy(state: Posterior, pull: np.ndarray) -> float:
+    """The likeliest sd of what the law leaves unexplained: its prior, log-normal, times the evidence of the runs, whose
+    likelihood is taken to be normal, with the gradient `pull` at the mode."""
+    p, z = state.prior, state.mean
+    away = z - np.concatenate([p.mean, p.valley_mean, np.zeros(len(z) - HEAD)])
+    likelihood = np.linalg.inv(state.cov) - _precision(state, z)
+    found = []
+    for step in DISCREPANCIES:
+        prior = _precision(replace(state, discrepancy=p.discrepancy * math.exp(step)), z)
+        after = prior + likelihood
+        rest = pull - prior @ away
+        evidence = np.linalg.slogdet(prior)[1] - np.linalg.slogdet(after)[1] - away @ prior @ away
+        found.append(evidence + rest @ np.linalg.solve(after, rest) - (step / DISCREPANCY_SD) ** 2)
+    return p.discrepancy * math.exp(float(DISCREPANCIES[int(np.argmax(found))]))
+
+
+@dataclass(frozen=True)
+class Explained:
+    """How much of what differs between the runs of a cell its valley explains; censored runs are left out."""
+
+    share: float
+    """R^2 against a mean for each cell; nan: no cell has two runs."""
+    chance: float
+    """Of as much from noise about a flat loss: F test, with as many parameters as the fit has spent on valleys."""
+    spare: int
+    """Runs beyond the first of each cell."""
+
+
+def explained(state: Posterior, runs: Runs) -> Explained:
     data = _data(runs)
-    predicted = _model(state.mean, data)[0]
-    rest = whole = 0.0
-    spare = 0
+    residual, weight, jacobian = _weights(state, data, state.mean)
+    leverage = weight * np.einsum("ip,pq,iq->i", jacobian, state.cov, jacobian)
+    trust, rest, whole, spent, spare = 1 / data.variance(state.noise), 0.0, 0.0, 0.0, 0
+    near = ~data.censored & (data.y - residual < PLATEAU)
     for c in range(len(state.cells)):
-        mine = (data.cell == c) & ~data.censored
-        if mine.sum() >= 3:
-            y = data.y[mine]
-            rest += float(((y - predicted[mine]) ** 2).sum())
-            whole += float(((y - y.mean()) ** 2).sum())
+        mine = (data.cell == c) & near
+        if mine.sum() >= 2:
+            w, y = trust[mine], data.y[mine]
+            rest += float(w @ residual[mine] ** 2)
+            whole += float(w @ (y - w @ y / w.sum()) ** 2)
+            spent += float(leverage[mine].sum()) - 1
             spare += int(mine.sum()) - 1
-    return (1 - rest / whole if whole else math.nan), spare
+    if whole <= 0:
+        return Explained(math.nan, 1.0, spare)
+    spent, free = max(spent, 1.0), max(spare - spent, 1.0)
+    ratio = max(whole - rest, 0.0) / spent / (rest / free) if rest else math.inf
+    return Explained(1 - rest / whole, float(fisher.sf(ratio, spent, free)), spare)

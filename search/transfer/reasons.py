@@ -16,10 +16,9 @@ from search.transfer.belief import Belief
 
 VAGUE = 1.0  # an sd of ln lr above which there is no recommendation: the prior alone knows as much
 FAR = math.log(16.0)  # extrapolation in N or D beyond which it is said
-EXPLAINED = (
-    0.65  # share of the variance inside cells that valleys must explain; tables of noise reached 0.47, real ones
-)
-EVIDENCE = 6  # 0.88 and more, both judged where cells had this many runs beyond their first
+EXPLAINED = 0.65  # share of what differs inside cells that valleys must explain: noise reached 0.5, real tables 0.88
+CHANCE = 1e-4  # or, where there is much noise and many runs, the likelihood of as much from noise
+EVIDENCE = 6  # runs beyond the first of each cell, from which that can be told
 SAME_EDGE = 0.8  # of the cells: then nobody knows how far away the optimum is
 ENOUGH = 3  # bracketed valleys, from which a law may be followed beyond the lrs that were tried
 SAME = 0.02  # ln lr: closer than that, two lrs are one
@@ -49,13 +48,17 @@ class Seen:
         return min(self.finished) + 0.01 < self.best < above - 0.01
 
     @property
-    def edge(self) -> Literal["low", "high"] | None:
-        """Where the loss still falls beyond the last lr tried; two lrs at least."""
+    def end(self) -> Literal["low", "high"] | None:
+        """At which end of those tried the best is; two lrs at least."""
         if self.bracketed or self.lrs < 2:
             return None
-        low = self.best <= min(self.finished) + 0.01
-        beyond = self.mu < min(self.finished) if low else self.mu > max(self.finished)
-        return ("low" if low else "high") if beyond else None
+        return "low" if self.best <= min(self.finished) + 0.01 else "high"
+
+    @property
+    def edge(self) -> Literal["low", "high"] | None:
+        """The same, where the fitted optimum is beyond that end."""
+        beyond = self.mu < min(self.finished) if self.end == "low" else self.mu > max(self.finished)
+        return self.end if beyond else None
 
 
 def seen(posterior: Posterior, runs: Runs) -> list[Seen]:
@@ -77,11 +80,11 @@ def refuse(belief: Belief, cells: list[Seen]) -> list[str]:
     if edge := _edge(cells):
         return [edge]
     posterior = belief.posterior
-    share, spare = explained(posterior, belief.runs)
-    if spare >= EVIDENCE and not share >= EXPLAINED:
+    told = explained(posterior, belief.runs)
+    if told.spare >= EVIDENCE and not told.share >= EXPLAINED and told.chance > CHANCE:
         return [
-            f"No valley is seen: one explains {max(share, 0):.0%} of how losses differ between lrs, and the rest is noise "
-            f"({posterior.noise:.2%} of the loss). More seeds, longer runs or lrs further apart would show one."
+            f"No valley is seen: one explains {max(told.share, 0):.0%} of how losses differ between lrs, and noise "
+            f"alone ({posterior.noise:.2%} of the loss) could. More seeds, longer runs or lrs further apart would help."
         ]
     _, sd = posterior.predict(*belief.target)
     if sd > VAGUE:
@@ -130,8 +133,8 @@ def _far(belief: Belief) -> list[str]:
         nearest = points[np.abs(points[:, axis]).argmin(), axis]
         if abs(nearest) > FAR:
             found.append(
-                f"The target has {math.exp(-nearest):.3g} times the {what} of the nearest run: beyond a factor of 16 no law "
-                "has been tested here."
+                f"The target has {math.exp(-nearest):.3g} times the {what} of the nearest run: no law is sure beyond a "
+                "factor of 16."
             )
     return found
 
@@ -154,8 +157,15 @@ def _carried(belief: Belief) -> list[str]:
 
 
 def _open(cells: list[Seen]) -> list[str]:
-    count = sum(cell.edge is not None for cell in cells)
-    return [f"In {count} of {len(cells)} cells the best lr seems to lie outside those tried."] if count else []
+    """That valleys are half seen, where there are not enough whole ones to go by."""
+    whole, several = sum(cell.bracketed for cell in cells), [cell for cell in cells if cell.lrs > 1]
+    ends = sum(cell.end is not None for cell in several)
+    if whole >= ENOUGH or not ends:
+        return []
+    return [
+        f"In {ends} of {len(several)} cells the best lr is the last one tried on its side: fewer than {ENOUGH} valleys are "
+        "bracketed, and the rest is from published laws."
+    ]
 
 
 def held(belief: Belief, cells: list[Seen], log_lr: float) -> tuple[float, list[str]]:
@@ -168,9 +178,9 @@ def held(belief: Belief, cells: list[Seen], log_lr: float) -> tuple[float, list[
     size = max(cell.at[0] for cell in cells if cell.lrs > 1)
     near = [cell for cell in cells if cell.at[0] > size - 1e-6 and cell.lrs > 1]
     low, high = min(min(c.finished) for c in near), max(max(c.finished) for c in near)
-    if all(c.edge == "low" for c in near):
+    if all(c.end == "low" for c in near):
         high = max(c.best for c in near)
-    if all(c.edge == "high" for c in near):
+    if all(c.end == "high" for c in near):
         low = min(c.best for c in near)
     moved = min(max(log_lr, low), high)
     if moved == log_lr:

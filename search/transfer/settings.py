@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
+
+from trainer.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,3 +36,7 @@ class TransferSettings:
     trunks: bool = True
     """Where the target's schedule is wsd, a run goes on from the trunk of a shorter one at nearly its lr (NEAR), and
     trains only what is new; it has that one's lr and warmup."""
+
+    def __post_init__(self) -> None:
+        if self.guess is not None and not 0 < self.guess < math.inf:
+            raise UserError(f"--transfer.guess {self.guess:g} must be a positive lr, such as 3e-4.")
