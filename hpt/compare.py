@@ -20,7 +20,8 @@ from hpt.console import cli
 from hpt.console.cli import parse
 from hpt.reports.chart import COLOURS, Chart, picture
 from hpt.reports.leaderboard import leaderboard, planted_page
-from search.replay.arena import Case, PlantedCase, Result, Rules, judge, targets
+from search.replay.arena import Case, Result, Rules, judge
+from search.replay.cases import PlantedCase, targets
 from search.replay.contenders import CONTENDERS, entered
 from search.replay.planted import Garden
 from search.replay.summary import Line, summarise
@@ -44,6 +45,13 @@ class CompareConfig(cli.Common):
     as many of each kind that nobody could answer. 200 show whether 90 % intervals hold in 85 to 95 %."""
     columns: Columns = field(default_factory=Columns)
     """Which column holds what."""
+    context: int | None = None
+    """Tokens of a sequence, where the table counts batches in sequences; None: 2048 for a column called bs, else the
+    batch is in tokens."""
+    loss_cap: float | None = None
+    """A run that ended above this loss diverged; None: above 1.5 times the lowest of its cell, at an lr above its."""
+    curves: Path | None = None
+    """A second file of (run, tokens, loss): loss curves, on which strategies that stop runs early are replayed too."""
     rules: Annotated[Rules, tyro.conf.arg(name="")] = field(default_factory=Rules)
     """What is asked of whom."""
     strategies: tuple[str, ...] = ()
@@ -75,10 +83,10 @@ def _judge(name: str, case: int, budget: float, seeds: range, rules: Rules) -> l
 def compare(cases: list[Case], config: CompareConfig, console: Console) -> list[Result]:
     """All strategies, targets, budgets and seeds; the same results whatever the number of
     processes."""
-    names = entered(config.strategies, cases[0].serves)
+    names = entered(config.strategies, set.intersection(*(set(case.serves) for case in cases)))
     budgets = config.budgets or ((1.0,) if config.planted else (0.1, 0.25, 0.5, 1.0, 2.0))
-    seeds = config.seeds or (1 if config.planted else 100)
-    if config.seeds is not None and config.seeds < 1 or min(budgets) <= 0 or config.jobs < 1:
+    seeds = (1 if config.planted else 100) if config.seeds is None else config.seeds
+    if seeds < 1 or min(budgets) <= 0 or config.jobs < 1:
         raise UserError("--seeds, --budgets and --jobs must be positive.")
     work = [
         (name, case, budget, range(i, min(i + CHUNK, seeds)), config.rules)
@@ -111,11 +119,15 @@ def posed(config: CompareConfig, console: Console) -> list[Case]:
     if config.table is None:
         garden = Garden.of(config.planted)
         return [PlantedCase(name, planted, config.rules) for name, planted in garden.problems()]
-    world = World(load_table(config.table, config.columns), noise=config.noise)
-    for note in world.table.notes:
-        console.print(f"{world.table.name}: {note}")
+    table = load_table(
+        config.table, config.columns, context=config.context, loss_cap=config.loss_cap, curves=config.curves
+    )
+    world = World(table, noise=config.noise)
+    cases, dropped = targets(world, config.rules)
+    for note in (*table.notes, *dropped):
+        console.print(f"{table.name}: {note}")
     console.print(f"{len(world.table.cells)} cells (N, D, batch); noise of a run {world.sd:.3%} of its loss")
-    return targets(world, config.rules)
+    return list[Case](cases)
 
 
 def write(rows: list[Result] | list[Line], path: Path) -> None:

@@ -1,4 +1,7 @@
-"""`python -m hpt.regret`: what a search's recommendation gives up, judged by a dense grid at the same target."""
+"""`python -m hpt.regret`: what a search's recommendation gives up, judged by a dense grid at the same target.
+
+The truth is that of `hpt.compare`: a smooth fit near the lowest loss, beside the grid as it stands.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,11 @@ from typing import Any
 import numpy as np
 from rich.box import SIMPLE
 from rich.table import Table
-from scipy.interpolate import PchipInterpolator
 
 from hpt.console import cli
 from search.execution.store import SearchDir
 from search.records import Trial
+from search.replay.truth import Valley
 from trainer.errors import UserError
 
 
@@ -36,34 +39,49 @@ class RegretConfig(cli.Common):
 def main(argv: Sequence[str]) -> int:
     config = cli.parse(RegretConfig, argv, "hpt.regret")
     curve = truth_curve(config.truth)
-    best = curve.best
-    rows: list[dict[str, Any]] = [
-        {"what": "best of the grid", "lr": math.exp(best), "loss": curve(best), "regret": 0.0, "percent": 0.0}
-    ]
+    valley = curve.valley
+    rows: list[dict[str, Any]] = [{"what": "best of the grid", "lr": math.exp(valley.centre)}]
+    rows[0] |= judged(curve, rows[0]["lr"])
+    if valley.fit is not None:
+        best = math.exp(valley.best)
+        rows.insert(0, {"what": "best by a smooth fit", "lr": best, **judged(curve, best)})
     rows += [searched(curve, path) for path in config.searches]
     rows += [{"what": f"fixed lr {lr:g}", "lr": lr, "trials": 0, "cost": 0.0, **judged(curve, lr)} for lr in config.lr]
     config.console().print(table_of(rows, curve.spread))
-    words = [f"{row['what']}: {row['percent']:.2f} %" for row in rows if row.get("percent") is not None]
+    words = [f"{row['what']}: {_words(row)}" for row in rows]
     config.answer(rows, "\n".join(words))
     return 0
 
 
+def _words(row: dict[str, Any]) -> str:
+    if row["lr"] is None:
+        return "no recommendation"
+    return "not judged, its lr is outside the grid's" if row["percent"] is None else f"{row['percent']:.2f} %"
+
+
 @dataclass(frozen=True)
 class Curve:
-    """Loss over ln lr through the grid's means; `spread` is the sd between seeds, the median over lrs."""
+    """The truth of a target; `spread` is the sd between seeds, the median over lrs. lrs are logarithms."""
 
-    at: PchipInterpolator
-    low: float
-    high: float
+    valley: Valley
     spread: float
 
     def __call__(self, log_lr: float) -> float:
-        return float(self.at(log_lr))
+        """The smooth loss, nats."""
+        return self.valley.at(log_lr)
 
     @property
     def best(self) -> float:
-        grid = np.linspace(self.low, self.high, 2001)
-        return float(grid[np.argmin(self.at(grid))])
+        return self.valley.best
+
+    @property
+    def low(self) -> float:
+        """The lowest lr at which all runs finished, as `high` is the highest."""
+        return float(self.valley.finished[0])
+
+    @property
+    def high(self) -> float:
+        return float(self.valley.finished[-1])
 
 
 def searched(curve: Curve, path: Path) -> dict[str, Any]:
@@ -73,7 +91,7 @@ def searched(curve: Curve, path: Path) -> dict[str, Any]:
     row: dict[str, Any] = {"what": path.name, "lr": answer["lr"]}
     if answer["lr"] is None:
         return row
-    low, high = answer["interval90"]
+    low, high = answer["interval90"] or (math.nan, math.nan)
     waits = [t.seconds - t.train_seconds for t in trials if t.train_seconds]
     row |= {"in_90": low <= math.exp(curve.best) <= high, "trials": len(waits)}
     row |= {"cost": answer["bill"]["share_of_target"], "wait_ms": 1e3 * float(np.median(waits))}
@@ -81,11 +99,14 @@ def searched(curve: Curve, path: Path) -> dict[str, Any]:
 
 
 def judged(curve: Curve, lr: float) -> dict[str, float | None]:
-    """Loss, regret in nats, regret in per cent; outside the grid there is no answer."""
-    if not curve.low <= math.log(lr) <= curve.high:
-        return {"loss": None, "regret": None, "percent": None}
-    loss, best = curve(math.log(lr)), curve(curve.best)
-    return {"loss": loss, "regret": loss - best, "percent": 100 * (loss / best - 1)}
+    """Loss, regret in nats and in per cent by the smooth fit, and by the grid. None beyond the grid's lrs: nothing is
+    known there; infinite where a run of it diverged."""
+    percent, grid = curve.valley.regret(lr)
+    if math.isnan(percent):
+        return {"loss": None, "regret": None, "percent": None, "percent_grid": None}
+    lowest = curve.valley.lowest
+    loss = max(curve(math.log(lr)), lowest)
+    return {"loss": loss, "regret": loss - lowest, "percent": percent, "percent_grid": grid}
 
 
 COLUMNS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
@@ -94,6 +115,7 @@ COLUMNS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("loss", "loss", "{:.4f}".format),
     ("regret", "regret", "{:.4f}".format),
     ("%", "percent", "{:.2f}".format),
+    ("% by grid", "percent_grid", "{:.2f}".format),
     ("in 90 %", "in_90", lambda held: "yes" if held else "no"),
     ("trials", "trials", str),
     ("cost", "cost", "{:.0%}".format),
@@ -110,13 +132,13 @@ def table_of(rows: list[dict[str, Any]], spread: float) -> Table:
         if row["lr"] is None:
             cells[1] = "none"
         elif row["loss"] is None:
-            cells[2] = "outside"
+            cells[2] = "not judged"
         table.add_row(*cells)
     return table
 
 
 def truth_curve(path: Path) -> Curve:
-    """From the finished trials of a grid; runs at one lr are averaged. An lr at which any diverged is left out."""
+    """From the finished trials of a grid; runs at one lr are averaged. An lr at which any diverged counts as that."""
     losses: dict[float, list[float]] = defaultdict(list)
     try:
         trials = [Trial.from_json(json.loads(line)) for line in path.read_text().splitlines()]
@@ -125,12 +147,18 @@ def truth_curve(path: Path) -> Curve:
     for trial in trials:
         if trial.status in ("finished", "diverged"):
             losses[trial.lr].append(math.inf if trial.loss is None else trial.loss)
-    finite = {lr: values for lr, values in sorted(losses.items()) if all(map(math.isfinite, values))}
+    finite = [values for values in losses.values() if all(map(math.isfinite, values))]
     if len(finite) < 4:
         raise UserError(f"{path} has {len(finite)} learning rates that finished; a curve needs four.")
-    logs = [math.log(lr) for lr in finite]
-    spread = float(np.median([np.std(v, ddof=1) for v in finite.values() if len(v) > 1] or [0.0]))
-    return Curve(PchipInterpolator(logs, [np.mean(v) for v in finite.values()]), logs[0], logs[-1], spread)
+    lrs = sorted(losses)
+    valley = Valley(np.log(lrs), np.array([np.mean(losses[lr]) for lr in lrs]))
+    if edge := valley.edge:
+        words = "lower" if edge == "low" else "higher"
+        raise UserError(
+            f"The lowest loss of {path} is at its {words[:-2]}est lr that finished, {math.exp(valley.centre):.3g}, so "
+            f"the best lr is not known: train {words} ones as well (--lr-range) and judge then."
+        )
+    return Curve(valley, float(np.median([np.std(v, ddof=1) for v in finite if len(v) > 1] or [0.0])))
 
 
 if __name__ == "__main__":

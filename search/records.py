@@ -34,6 +34,9 @@ class Problem:
     proxies: tuple[RunConfig, ...] | None = None
     """The runs (without lr) that may be asked for, as on a recorded table; None: any shape, horizon and batch.
     A strategy that wants another one takes the nearest of these (`search.shapes.menu.nearest`)."""
+    recorded: tuple[tuple[float, float], ...] | None = None
+    """Smallest and largest lr that each of `proxies` can be run at, where they were recorded; None: any. A trial beyond
+    them is run at the nearest, and its record says so."""
     seed: int = 0
 
     @cached_property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from hpt.compare import CompareConfig, run
-from search.replay.arena import Rules, targets
+from hpt.compare import CompareConfig, main, run
+from search.replay.arena import Rules
+from search.replay.cases import targets
 from search.replay.contenders import CONTENDERS
 from search.replay.summary import summarise
 from search.replay.table import load_table
@@ -20,6 +22,10 @@ from search.replay.world import World
 from trainer.errors import UserError
 
 WHOLE = [name for name, contender in CONTENDERS.items() if contender.needs == "whole runs"]
+
+
+def targets_of(world: World, rules: Rules) -> list:
+    return targets(world, rules)[0]
 
 
 @pytest.fixture
@@ -57,13 +63,72 @@ def test_compare_prints_writes_and_repeats(table: Path, tmp_path: Path) -> None:
     assert none and all(r["regret"] == "nan" for r in none)  # half a run is none
 
 
+HEADER = (
+    "table,N,D,B,strategy,budget,seed,lr,batch,low50,high50,low90,high90,best_lr,best_lr_grid,regret,regret_grid,judged"
+)
+
+
+def test_a_line_a_search_and_the_summary_as_json(
+    table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [
+        "--table",
+        str(table),
+        "--strategies",
+        "copy-smallest",
+        "law: GPT-3 table",
+        "--budgets",
+        "2",
+        "--seeds",
+        "2",
+    ]
+    assert main([*command, "--noise", "5e-4", "--jobs", "1", "--out", str(tmp_path / "o"), "--json"]) == 0
+    lines = json.loads(capsys.readouterr().out)
+    assert {line["strategy"] for line in lines} == {"copy-smallest", "law: GPT-3 table", "lr 3e-3", "law: Step Law"}
+    one = next(line for line in lines if line["strategy"] == "copy-smallest")
+    assert one["targets"] == 2 and one["searches"] == 4 and one["answered"] == 1 and one["width90"] > one["width50"] > 1
+    assert one["inside90_range"][0] < one["inside90"] <= one["inside90_range"][1] == 1
+    text = (tmp_path / "o" / "runs.csv").read_text()
+    assert text.startswith(f"{HEADER},outcome,trials,cost,reasons")
+    rows = list(csv.DictReader(io.StringIO(text)))
+    outside = [r for r in rows if r["strategy"] == "law: GPT-3 table"]
+    assert len(rows) == 4 * 2 * 2 and all(math.isfinite(float(r["lr"])) for r in outside)
+    unjudged = [r for r in outside if not 5e-4 <= float(r["lr"]) <= 0.1]
+    assert all(r["judged"] == "False" and r["regret"] == "nan" for r in unjudged)
+
+
+def test_planted_problems_are_raced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--planted", "4", "--strategies", "early-stopping", "--jobs", "1", "--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert all(word in said for word in ("planted problems: 4", "level x4", "flat", "edge", "point", "lr 3e-3"))
+    rows = list(csv.DictReader((tmp_path / "runs.csv").open()))
+    assert len(rows) == 3 * (4 + 3 * 1 + 3 * 1)
+    assert {r["hopeless"] for r in rows} == {"", "flat", "edge", "point"}
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ([], "Give a table"),
+        (["--planted", "2", "--table", "x.csv"], "Give a table"),
+        (["--planted", "-1"], "at least one"),
+        (["--table", "none.csv"], "There is no table"),
+        (["--planted", "2", "--seeds", "0"], "must be positive"),
+        (["--planted", "2", "--strategies", "nope"], "no strategy nope"),
+    ],
+)
+def test_bad_input_is_a_sentence(argv: list[str], words: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=words):
+        main([*argv, "--out", str(tmp_path)])
+
+
 def test_targets_are_the_largest_with_something_smaller(table: Path) -> None:
     world = World(load_table(table), noise=0.0)
-    best = targets(world, Rules())
+    best = targets_of(world, Rules())
     assert [case.key for case in best] == [(8_000_000, 20_000_000, 8192), (8_000_000, 10**8, 8192)]
-    assert len(targets(world, Rules(batch="all"))) == 4
-    assert len(targets(world, Rules(sizes=9))) == 4
-    assert len(targets(world, Rules(sizes=9, holdout="run"))) == 5
+    assert len(targets_of(world, Rules(batch="all"))) == 4
+    assert len(targets_of(world, Rules(sizes=9))) == 4
+    assert len(targets_of(world, Rules(sizes=9, holdout="run"))) == 5
 
 
 def test_a_single_size_is_said(tmp_path: Path) -> None:
@@ -71,9 +136,9 @@ def test_a_single_size_is_said(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("\n".join(rows))
     world = World(load_table(tmp_path / "t.csv"), noise=0.0)
     with pytest.raises(UserError, match="single size"):
-        targets(world, Rules())
+        targets_of(world, Rules())
     with pytest.raises(UserError, match="smaller run"):
-        targets(world, Rules(holdout="run"))
+        targets_of(world, Rules(holdout="run"))
 
 
 def test_unknown_strategy_is_said(table: Path, tmp_path: Path) -> None:

@@ -42,8 +42,16 @@ def test_curve_finds_the_planted_floor(truth: Path) -> None:
     curve = truth_curve(truth)
     assert math.exp(curve.best) == pytest.approx(4e-3, rel=0.05)
     assert curve.spread == pytest.approx(0.01 / math.sqrt(2), rel=0.01)
-    assert judged(curve, 8e-3)["regret"] == pytest.approx(0.1 * math.log(2) ** 2, abs=1e-4)
-    assert judged(curve, 4e-3 * 16)["loss"] is None  # one of its runs diverged
+    assert judged(curve, 8e-3)["regret"] == pytest.approx(0.1 * math.log(2) ** 2, rel=0.05)
+    assert judged(curve, 4e-3 * 16)["percent"] == math.inf  # one of its runs diverged
+    assert judged(curve, 1e-5)["percent"] is None  # nobody knows
+
+
+def test_a_grid_whose_best_lies_at_its_end_is_no_truth(truth: Path) -> None:
+    low = [line for line in truth.read_text().splitlines() if json.loads(line)["run"]["lr"] >= 4e-3]
+    truth.write_text("\n".join(low))
+    with pytest.raises(UserError, match="lowest lr that finished, 0.004.*train lower ones"):
+        truth_curve(truth)
 
 
 def test_command_prints_a_row_for_each(truth: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,8 @@ import pytest
 
 from search.budget import Spending
 from search.records import History, Proposal, Trial
+from search.replay.arena import Rules
+from search.replay.cases import targets
 from search.replay.peers import AtTarget, CopySmallest, Halving
 from search.replay.problems import direct_problem, problem_for
 from search.replay.table import Columns, load_table
@@ -26,6 +28,9 @@ from trainer.presets import preset
 SHARED = Path(os.environ.get("HPT_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 STEPLAW = SHARED / "runs" / "steplaw_dense_small.csv"
 HEADER = "N,D,lr,batch,loss"
+LRS = (1e-3, 2e-3, 4e-3, 8e-3)
+RISING = "\n".join([HEADER, *(f"1e6,{d},{lr},4096,{loss}" for d, loss in ((1e7, 3.0), (4e7, 3.1)) for lr in LRS)])
+TWICE = "\n".join([HEADER, *(f"1e6,1e7,{lr},4096,3" for lr in LRS), "1e6,1e7,1e-3,4096,4.5"])
 
 
 def sweep(path: Path, sizes=(1e6, 4e6), lrs=None, best=4e-3, extra=()) -> Path:
@@ -55,21 +60,21 @@ def ask(world: World, n: float, d: float, lr: float, b: int = 4096) -> Trial:
 
 def test_world_interpolates_between_lrs_and_finds_the_floor(world: World) -> None:
     target = world.configuration(4_000_000, 80_000_000, 4096)
-    lowest, lr, batch = world.best(target)
-    assert math.log(lr / 2e-3) == pytest.approx(0, abs=0.05) and batch == 4096
-    assert lowest == pytest.approx(3, rel=1e-3)
+    lrs = np.geomspace(5e-4, 2e-2, 400)
+    losses = [world.loss(target, lr) for lr in lrs]
+    assert math.log(lrs[np.argmin(losses)] / 2e-3) == pytest.approx(0, abs=0.05)
+    assert min(losses) == pytest.approx(3, rel=1e-3)
     trial = ask(world, 4e6, 8e7, 3e-3)
     assert trial.status == "finished" and trial.loss == pytest.approx(3 * (1 + 0.01 * math.log(1.5) ** 2), rel=1e-3)
     assert trial.flops == pytest.approx(6 * 4e6 * 8e7, rel=0.01)
 
 
-def test_outside_the_table_is_refused_at_no_cost(world: World) -> None:
-    for trial in (
-        ask(world, 4e6, 8e7, 0.5),
-        ask(world, 4e6, 8e7, 1e-5),
-        ask(world, 4e6, 8e7, 3e-3, b=8192),
-    ):
-        assert trial.status == "failed" and trial.flops == 0 and "table" in trial.error
+def test_an_lr_outside_the_table_is_run_at_its_end_and_another_run_not_at_all(world: World) -> None:
+    high, low = ask(world, 4e6, 8e7, 0.5), ask(world, 4e6, 8e7, 1e-5)
+    assert high.lr == pytest.approx(0.2) and high.status == "diverged"
+    assert low.lr == pytest.approx(4e-4) and low.status == "finished" and low.flops > 0
+    other = ask(world, 4e6, 8e7, 3e-3, b=8192)
+    assert other.status == "failed" and other.flops == 0 and "table" in other.error
     assert ask(world, 4e6, 8e7, 0.19).status == "diverged"
 
 
@@ -136,6 +141,14 @@ def test_trials_jsonl_is_a_table(world: World, tmp_path: Path) -> None:
         (f"{HEADER}\n1e6,1e7,abc,4096,3", "lr is nan"),
         (HEADER, "holds no runs"),
         (f"{HEADER}\n1e6,1e7,1e-3,4096,3\n1e6,1e7,2e-3,4096,nan", "3 lrs that finished"),
+        (f"{HEADER}\n1e6,1e7,1e-3,4096,3\n1e6,2e7,2e-3,4096,3", "a single lr"),
+        (f"{HEADER}\n1e6,1e7,12,4096,3", "no lr is 12"),
+        (f"{HEADER}\n1e6,1e7,1e-3,2e7,3", "more than all 10,000,000 training tokens"),
+        (f"{HEADER}\n1e6,1e7,1e-3,4096,-1", "not one in nats"),
+        (f"{HEADER}\n1e6,1e7,1e-3,4096,300", "perplexities"),
+        (f"{HEADER}\n1e9,1e12,1e-3,64,3", "give --context"),
+        (RISING, "rises with the training tokens at every size"),
+        (TWICE, "runs 1 and 5 have the same N, D, batch and lr"),
     ],
 )
 def test_bad_tables_are_said_in_a_sentence(tmp_path: Path, text: str, words: str) -> None:
@@ -147,12 +160,12 @@ def test_bad_tables_are_said_in_a_sentence(tmp_path: Path, text: str, words: str
 def test_columns_by_name_and_twice_the_same_row(tmp_path: Path) -> None:
     rows = ["size,tok,eta,seqs,L"] + [f"1e6,1e7,{lr},2,{3 + lr}" for lr in (1e-3, 2e-3, 4e-3, 4.003e-3)]
     (tmp_path / "t.csv").write_text("\n".join([*rows, rows[1]]))
-    columns = Columns(n="size", d="tok", lr="eta", batch="seqs", loss="L", sequence=512)
-    table = load_table(tmp_path / "t.csv", columns)
+    columns = Columns(n="size", d="tok", lr="eta", batch="seqs", loss="L")
+    table = load_table(tmp_path / "t.csv", columns, context=512)
     ((key, cell),) = table.cells.items()
     assert key == (10**6, 10**7, 1024)
     assert len(cell.loss) == 3 and cell.spread[1] == 1  # 4e-3 and 4.003e-3 are one grid point
-    assert "twice" in table.notes[0]
+    assert any("twice" in note for note in table.notes)
     with pytest.raises(UserError, match="no column 'nope'"):
         load_table(tmp_path / "t.csv", Columns(n="nope"))
 
@@ -185,11 +198,12 @@ def test_nearest_keeps_size_before_tokens_before_batch(world: World) -> None:
 @pytest.mark.skipif(not STEPLAW.exists(), reason="the shared sweep is not here")
 def test_step_law_sweep_is_read_as_published() -> None:
     world = World(load_table(STEPLAW))
+    assert any("135 runs above" in note for note in world.table.notes)
     assert world.table.sizes == [214663680, 268304384, 429260800]
     assert {parameters(m).non_embedding // 10**5 for m in world.table.models.values()} == {2146, 2683, 4292}
     assert 2e-4 < world.sd < 1.2e-3
-    _, lr, batch = world.best(world.configuration(429260800, 22_700_000_000, 128 * 2048), batches=True)
-    assert lr == pytest.approx(1.72e-3, rel=0.1) and batch == 192 * 2048
+    (case,) = [c for c in targets(world, Rules())[0] if c.target.tokens == 22_700_000_000]
+    assert case.truth.best == pytest.approx(1.8e-3, rel=0.1) and case.target.batch == 192 * 2048
 
 
 def test_a_mixture_of_experts_is_as_large_as_what_a_token_meets(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from search.replay.summary import Line
 
 Column = tuple[str, Callable[[Line], str]]
 NARROW = 100  # columns of the screen below which the ones marked here are left out
-WIDE_ONLY = ("p90", "x 50 %", "trials")
+WIDE_ONLY = ("grid", "p90", "x 50", "trials")
 
 
 def leaderboard(lines: list[Line], console: Console) -> None:
@@ -21,6 +21,12 @@ def leaderboard(lines: list[Line], console: Console) -> None:
     for table in dict.fromkeys(line.table for line in lines):
         mine = [line for line in lines if line.table == table]
         _print(mine, TABLE, f"{table}: {_targets(mine[0])}", console)
+        for title, value in (
+            ("refused", lambda x: x.refused),
+            ("not judged: an lr outside those recorded", lambda x: x.unjudged),
+        ):
+            if some := [f"{x.strategy} {value(x):.0%} at {x.budget:g}" for x in mine if value(x)]:
+                console.print(f"{title}: {', '.join(some)}")
     console.print(LEGEND)
 
 
@@ -28,23 +34,25 @@ def planted_page(lines: list[Line], console: Console) -> None:
     """Coverage and regret where there is an answer, refusals where there is none, and levels that are off."""
     by = {(x.table, x.budget, x.strategy): x for x in lines}
     main = [x for x in lines if x.table == "planted"]
-    _print(main, TABLE[:2] + TABLE[3:], f"planted problems: {main[0].searches}", console)
+    _print(main, [c for c in TABLE if c[0] != "grid"], f"planted problems: {main[0].searches}", console)
 
     def other(table: str, value: Callable[[Line], str]) -> Callable[[Line], str]:
         return lambda x: value(found) if (found := by.get((table, x.budget, x.strategy))) else "-"
 
     levels = [(f"level x{f}", other(f"planted, level x{f}", lambda y: _percent(y.mean))) for f in (1, 2, 4)]
     missed = [(f"{kind}", other(f"planted, {kind}", lambda y: _share(y.missed))) for kind in ("flat", "edge", "point")]
-    columns: list[Column] = [TABLE[0], *levels, ("refused wrongly", lambda x: _share(x.refused)), *missed]
-    title = "mean regret where the level is usual, and off by 2 and 4; refusals wrongly given, and missed"
+    columns: list[Column] = [TABLE[0], *levels, ("refused", lambda x: _share(x.refused)), *missed]
+    title = "mean regret where lrs are usual, and off by 2 and 4; refused in vain; hopeless, and answered"
     _print(main, columns, title, console)
     console.print(LEGEND)
 
 
 LEGEND = (
-    "regret: median, % of the loss\n"
-    "in 50 %, in 90 %: targets whose best lr the interval holds, and the binomial 90 % range of that share\n"
-    "x: upper over lower end of the intervals, median; cost: of one target run"
+    "regret: median, % of the loss, by a smooth fit of the target's losses\n"
+    "grid: the same against the lowest loss recorded\n"
+    "in 50 %, in 90 %: share of targets whose best lr the interval holds, and\n"
+    "  where that share may lie (binomial, 90 %)\n"
+    "x: upper over lower end of an interval, median; cost: of one target run"
 )
 
 
@@ -56,7 +64,7 @@ def _print(lines: list[Line], columns: list[Column], title: str, console: Consol
     kept = [c for c in columns if console.width >= NARROW or c[0] not in WIDE_ONLY]
     grid = Grid(box=SIMPLE, padding=(0, 0), pad_edge=False, title=title, title_justify="left")
     for i, (name, _) in enumerate(kept):
-        grid.add_column(name, justify="right" if i else "left", no_wrap=not i)
+        grid.add_column(name, justify="right" if i else "left", no_wrap=True)
     for i, line in enumerate(lines):
         if not i or line.budget != lines[i - 1].budget:
             grid.add_row(f"[bold]budget {line.budget:g} target runs")
@@ -82,7 +90,7 @@ def _share(value: float) -> str:
 
 
 def _held(share: float, sure: tuple[float, float]) -> str:
-    return "-" if math.isnan(share) else f"{share:.0%} ({100 * sure[0]:.0f}-{100 * sure[1]:.0f})"
+    return "-" if math.isnan(share) else f"{share:.0%} {100 * sure[0]:.0f}-{100 * sure[1]:.0f}"
 
 
 def _times(value: float) -> str:
@@ -92,16 +100,14 @@ def _times(value: float) -> str:
 TABLE: list[Column] = [
     ("strategy", lambda x: x.strategy),
     ("regret", lambda x: _percent(x.median)),
-    ("by grid", lambda x: _percent(x.median_grid)),
+    ("grid", lambda x: _percent(x.median_grid)),
     ("p90", lambda x: _percent(x.p90)),
     ("worst", lambda x: _percent(x.worst)),
     ("answered", lambda x: _share(x.answered)),
-    ("refused", lambda x: _share(x.refused)),
-    ("unjudged", lambda x: _share(x.unjudged)),
     ("in 50 %", lambda x: _held(x.inside50, x.inside50_range)),
-    ("x 50 %", lambda x: _times(x.width50)),
+    ("x 50", lambda x: _times(x.width50)),
     ("in 90 %", lambda x: _held(x.inside90, x.inside90_range)),
-    ("x 90 %", lambda x: _times(x.width90)),
+    ("x 90", lambda x: _times(x.width90)),
     ("trials", lambda x: f"{x.trials:.0f}"),
     ("cost", lambda x: f"{x.cost:.0%}"),
 ]

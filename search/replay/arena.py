@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from search.records import History, Problem, Recommendation
-from search.replay.contenders import Needs, Where, contender, searching_batch
-from search.replay.planted import Planted
-from search.replay.problems import Holdout, direct_problem, problem_for
-from search.replay.table import Table
-from search.replay.truth import Truth, Valley
-from search.replay.world import Answers, World, replay
-from search.shapes.ladder import size_of
+from search.replay.contenders import Contender, Needs, contender, searching_batch
+from search.replay.problems import Holdout
+from search.replay.truth import Truth
+from search.replay.world import Answers, replay
 from search.strategy import Strategy
 from trainer.architecture.counts import run_flops
 from trainer.config import RunConfig
@@ -27,8 +23,8 @@ class Rules:
     """What every contender is given alike."""
 
     holdout: Holdout | None = None
-    """What proxies may be: `size`, models smaller than the target; `run`, also its own size on
-    fewer tokens. None: size on a table; on planted problems, whatever a search may run."""
+    """What may be run: `size`, models smaller than the target; `run`, also its own size on fewer tokens; `target`, its
+    own size and itself, all that a sweep of a single cell has. None: size on a table; on planted problems, any run."""
     batch: Literal["best", "all"] = "best"
     """At which batch each target (N, D) is posed: the one where the table finds its lowest loss, or
     every one in turn."""
@@ -69,7 +65,7 @@ class Result:
     judged: bool
     """False: no answer, or one outside the target's recorded lrs, where nothing is known."""
     outcome: Literal["answered", "refused", "unable"]
-    """unable: the strategy cannot work with this budget or these proxies, and says so before any trial."""
+    """unable: no answer and not one trial, for this budget or these proxies do not allow it."""
     trials: int
     cost: float
     """Share of the target's FLOPs that was spent."""
@@ -113,148 +109,20 @@ class Case(Protocol):
     def serves(self) -> tuple[Needs, ...]: ...
     @property
     def hopeless(self) -> str: ...
-    def pose(self, where: Where, share: float, seed: int) -> tuple[Problem, Answers]: ...
-
-
-@dataclass(frozen=True)
-class TableCase:
-    """A cell of a recorded sweep."""
-
-    world: World
-    target: RunConfig
-    rules: Rules
-    hopeless: str = ""
-
     @property
-    def table(self) -> str:
-        return self.world.table.name
+    def first(self) -> float:
+        """Share of a run from which the world tells the loss of one cut short."""
+        ...
 
-    @property
-    def key(self) -> tuple[int, int, int]:
-        return self.world.key(self.target)
-
-    @cached_property
-    def truth(self) -> TableTruth:
-        return TableTruth(self.world.table, self.key, self.rules.search == "lr,batch")
-
-    @property
-    def serves(self) -> tuple[Needs, ...]:
-        return ("whole runs",)
-
-    def pose(self, where: Where, share: float, seed: int) -> tuple[Problem, Answers]:
-        world = replace(self.world, noise=self.world.sd, seed=seed)
-        if where == "target":
-            return direct_problem(world, self.target, share=share, seed=seed), world
-        holdout = self.rules.holdout or "size"
-        return problem_for(world, self.target, share=share, holdout=holdout, seed=seed), world
-
-
-@dataclass(frozen=True)
-class TableTruth:
-    """The valleys of one (N, D), at the target's batch or at all."""
-
-    table: Table
-    key: tuple[int, int, int]
-    joint: bool
-
-    @cached_property
-    def valleys(self) -> dict[int, Valley]:
-        n, d, b = self.key
-        return {v: self.table.valley(n, d, v) for v in (self.table.batches(n, d) if self.joint else [b])}
-
-    @cached_property
-    def _smooth(self) -> Valley:
-        return min(self.valleys.values(), key=lambda v: v.lowest)
-
-    @cached_property
-    def _grid(self) -> Valley:
-        return min(self.valleys.values(), key=lambda v: v.lowest_grid)
-
-    @property
-    def best(self) -> float:
-        return math.exp(self._smooth.best)
-
-    @property
-    def best_grid(self) -> float:
-        return math.exp(self._grid.centre)
-
-    def regret(self, lr: float, batch: int) -> tuple[float, float]:
-        known = sorted(self.valleys)
-        if not known[0] <= batch <= known[-1]:
-            return math.nan, math.nan
-        low, high = max(v for v in known if v <= batch), min(v for v in known if v >= batch)
-        share = 0.0 if low == high else math.log(batch / low) / math.log(high / low)
-        x, found = math.log(lr), []
-        for at, lowest in ((Valley.at, self._smooth.lowest), (Valley.at_grid, self._grid.lowest_grid)):
-            left, right = at(self.valleys[low], x), at(self.valleys[high], x)
-            loss = left if share == 0 else (1 - share) * left + share * right
-            found.append(100 * (loss / lowest - 1))
-        return found[0], found[1]
-
-
-@dataclass(frozen=True)
-class PlantedCase:
-    """A planted problem."""
-
-    table: str
-    planted: Planted
-    rules: Rules
-    serves: tuple[Needs, ...] = ("whole runs", "curves", "any run")
-
-    @property
-    def hopeless(self) -> str:
-        return "" if self.planted.kind == "valley" else self.planted.kind
-
-    @property
-    def key(self) -> tuple[int, int, int]:
-        return size_of(self.target), self.target.tokens, self.target.batch
-
-    @property
-    def target(self) -> RunConfig:
-        return self.planted.target
-
-    @property
-    def truth(self) -> Truth:
-        return self.planted.truth(self.rules.search == "lr,batch")
-
-    def pose(self, where: Where, share: float, seed: int) -> tuple[Problem, Answers]:
-        world = replace(self.planted, seed=self.planted.seed + 1000 * seed)
-        problem = world.problem(share, menu=self.rules.holdout == "size" and where == "proxies")
-        return problem, world
-
-
-def targets(world: World, rules: Rules) -> list[Case]:
-    """The runs to be predicted, each with something smaller in the table."""
-    table, found, holdout = world.table, [], rules.holdout or "size"
-    largest = table.sizes[-rules.sizes :] if holdout == "run" else table.sizes[1:][-rules.sizes :]
-    if not largest:
-        raise UserError(
-            f"{table.name} holds a single size, {table.sizes[0]:g}: use --holdout run, or a table with several."
-        )
-    for n, d in sorted({(n, d) for n, d, _ in table.cells if n in largest}):
-        batches = table.batches(n, d)
-        best = min(batches, key=lambda b: table.valley(n, d, b).lowest)
-        runs = [world.configuration(n, d, b) for b in (batches if rules.batch == "all" else [best])]
-        found += [TableCase(world, run, rules) for run in runs if _posed(world, run, holdout)]
-    if not found:
-        raise UserError(f"No target of {table.name} has a smaller run in it: use --holdout run, or fewer --sizes.")
-    return found
-
-
-def _posed(world: World, run: RunConfig, holdout: Holdout) -> bool:
-    try:
-        problem_for(world, run, share=1.0, holdout=holdout)
-    except UserError:
-        return False
-    return True
+    def pose(self, who: Contender, share: float, seed: int) -> tuple[Problem, Answers]: ...
 
 
 def judge(case: Case, name: str, budget: float, seeds: Iterable[int], rules: Rules) -> list[Result]:
     """Run one strategy on one target and budget, once for each seed."""
     made, results = contender(name), []
     for seed in seeds:
-        problem, world = case.pose(made.where, budget, seed)
-        history, answer, outcome = _search(made.make, problem, world, rules)
+        problem, world = case.pose(made, budget, seed)
+        history, answer, outcome = _search(lambda p: made.make(p, case.first), problem, world, rules)
         results.append(_result(case, history, answer, outcome, strategy=name, budget=budget, seed=seed))
     return results
 
@@ -272,11 +140,13 @@ def _result(case: Case, history: History, answer: Recommendation, outcome: str, 
         regret=regret, regret_grid=regret_grid, judged=not math.isnan(regret),
         outcome=outcome,  # type: ignore[arg-type]
         trials=len(history), cost=history.spent.flops / run_flops(case.target, case.target.tokens),
-        reasons=" ".join(answer.reasons), hopeless=case.hopeless, **known,
+        reasons="; ".join(answer.reasons), hopeless=case.hopeless, **known,
     )  # fmt: skip
 
 
-def _search(make, problem: Problem, world: Answers, rules: Rules) -> tuple[History, Recommendation, str]:
+def _search(
+    make: Callable[[Problem], Strategy], problem: Problem, world: Answers, rules: Rules
+) -> tuple[History, Recommendation, str]:
     """Its trials and its answer; a strategy that cannot work with the budget says so, and has none."""
     try:
         strategy: Strategy = make(problem)
@@ -286,4 +156,6 @@ def _search(make, problem: Problem, world: Answers, rules: Rules) -> tuple[Histo
         answer = strategy.recommend(history)
     except UserError as error:
         return History(problem=problem), Recommendation(lr=None, reasons=(str(error),)), "unable"
-    return history, answer, "refused" if answer.lr is None else "answered"
+    if answer.lr is None:
+        return history, answer, "refused" if len(history) else "unable"
+    return history, answer, "answered"

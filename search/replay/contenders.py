@@ -24,6 +24,8 @@ from search.strategy import Strategy
 from trainer.errors import UserError
 
 Where = Literal["proxies", "target"]
+Make = Callable[[Problem, float], Strategy]
+"""Of the problem, and the share of a run at which its loss is first known (0: at any)."""
 Needs = Literal["whole runs", "curves", "any run"]
 
 
@@ -31,16 +33,18 @@ Needs = Literal["whole runs", "curves", "any run"]
 class Contender:
     """A strategy in the race."""
 
-    make: Callable[[Problem], Strategy]
+    make: Make
     """The strategy as one who knows the problem would set it up: with sizes that exist and can be paid."""
     where: Where = "proxies"
     """Whether it trains proxies, or the target itself and its shorter horizons."""
     needs: Needs = "whole runs"
     """Of the world: `curves`, it stops runs early; `any run`, also horizons that no table has."""
+    knows: bool = False
+    """Believes something of the level of lrs: it is given the usual range of lrs, and never that of the table."""
 
 
-def _plain(kind: Callable[[], Strategy]) -> Callable[[Problem], Strategy]:
-    return lambda problem: kind()
+def _plain(kind: Callable[[], Strategy]) -> Make:
+    return lambda problem, first: kind()
 
 
 def _fitting(problem: Problem, options: Iterable[Strategy]) -> Strategy:
@@ -74,15 +78,32 @@ def _sizes(problem: Problem) -> list[tuple[tuple[int, int, int], ...]]:
     return [tuple(three[:count]) for count in (3, 2) if len(three) >= 2] or [tuple(three)]
 
 
-def _model_scaling(problem: Problem) -> Strategy:
+def _model_scaling(problem: Problem, first: float) -> Strategy:
     return _fitting(problem, (ModelScaling(sizes=sizes) for sizes in _sizes(problem) if sizes))
 
 
-def _hybrid(problem: Problem) -> Strategy:
-    return _fitting(problem, (Hybrid(sizes=sizes) for sizes in _sizes(problem) if sizes))
+def _hybrid(problem: Problem, first: float) -> Strategy:
+    return _fitting(problem, (Hybrid(sizes=s, each=_hyperband(problem, first)) for s in _sizes(problem) if s))
 
 
-def _data_scaling(problem: Problem) -> Strategy:
+def _hyperband(problem: Problem, first: float) -> Hyperband:
+    """On recorded curves: the target's own schedule cut short, at no fewer tokens than they tell."""
+    return Hyperband(cooldown=0.0, units=max(1, min(100, int(0.98 / first)))) if first else Hyperband()
+
+
+def _early_stopping(problem: Problem, first: float) -> Strategy:
+    """Over the whole range: its usual centre is that of large models."""
+    low, high = problem.lr_range
+    usual = EarlyStopping()
+    return replace(
+        usual,
+        fraction=min(1.0, max(usual.fraction, 1.02 * first)),
+        centre=(low * high) ** 0.5,
+        span=(high / low) ** 0.5,
+    )
+
+
+def _data_scaling(problem: Problem, first: float) -> Strategy:
     """On a menu with its horizons, three or the shorter two; else as it comes."""
     if problem.proxies is None:
         return DataScaling()
@@ -94,14 +115,14 @@ def _data_scaling(problem: Problem) -> Strategy:
 
 
 CONTENDERS: dict[str, Contender] = {
-    "transfer": Contender(_plain(Transfer)),
-    "hyperband": Contender(_plain(Hyperband), "target", "curves"),
-    "early-stopping": Contender(_plain(EarlyStopping), "target", "curves"),
+    "transfer": Contender(_plain(Transfer), knows=True),
+    "hyperband": Contender(_hyperband, "target", "curves"),
+    "early-stopping": Contender(_early_stopping, "target", "curves"),
     "greedy": Contender(_plain(Greedy), "target", "any run"),
     "hybrid": Contender(_hybrid, needs="curves"),
     "model-scaling": Contender(_model_scaling),
     "data-scaling": Contender(_data_scaling, "target"),
-    "literature": Contender(_plain(Literature)),
+    "literature": Contender(_plain(Literature), knows=True),
     "copy-smallest": Contender(_plain(CopySmallest)),
     "random": Contender(_plain(AtTarget), "target"),
     "tpe": Contender(_plain(partial(AtTarget, sampler="tpe")), "target"),
@@ -118,7 +139,7 @@ def contender(name: str) -> Contender:
     if name in CONTENDERS:
         return CONTENDERS[name]
     if ":" in name and not name.startswith("law:"):
-        return Contender(_plain(load(name)))
+        return Contender(_plain(load(name)), knows=True)
     raise UserError(f"There is no strategy {name} to compare: choose from {', '.join(CONTENDERS)}, or module:Class.")
 
 

@@ -17,8 +17,9 @@ from scipy.interpolate import PchipInterpolator
 NEAR = (
     0.015  # of the lowest loss: so far up a cubic fits Step Law's valleys to their seed noise, and a parabola does not
 )
-STEEP = 0.1  # how far up it may reach where few lrs are nearer
+STEEP = 0.05  # how far up it may reach where few lrs are nearer
 FEWEST = 5  # lrs for a cubic: one more than it has coefficients
+WIDE = math.log(3)  # between lrs; up to there a parabola through the best three finds the floor (x2: to 0.1 octaves)
 
 
 class Truth(Protocol):
@@ -47,6 +48,11 @@ class Valley:
         alive = np.isfinite(self.loss)
         return self.log_lr[alive], self.loss[alive]
 
+    @property
+    def finished(self) -> np.ndarray:
+        """The ln lrs at which runs finished."""
+        return self._alive[0]
+
     @cached_property
     def _grid(self) -> PchipInterpolator:
         return PchipInterpolator(*self._alive)  # monotone between points: its minimum is the grid's
@@ -58,31 +64,44 @@ class Valley:
         return "low" if best == 0 else "high" if best == count - 1 else ""
 
     @cached_property
-    def cubic(self) -> tuple[np.ndarray, float, float] | None:
-        """(coefficients of ln loss over ln lr - ln lr of the lowest, first and last ln lr fitted); None: too few
-        points, or no minimum between them."""
+    def fit(self) -> tuple[np.ndarray, float, float] | None:
+        """(coefficients of ln loss over ln lr less that of the lowest, first and last ln lr fitted); None: no minimum.
+
+        A cubic where five lrs or more are near enough; else a parabola through the best three, where they are dense.
+        """
         x, y = self._alive
         best = int(np.argmin(y))
-        low = high = best
-        while low > 0 or high < len(x) - 1:  # outward, the lower side first
-            left = y[low - 1] if low > 0 else math.inf
-            right = y[high + 1] if high < len(x) - 1 else math.inf
-            reach = NEAR if high - low + 1 >= FEWEST else STEEP
-            if min(left, right) > (1 + reach) * y[best]:
-                break
-            low, high = (low - 1, high) if left <= right else (low, high + 1)
-        if high - low + 1 < FEWEST or best in (low, high):
+        if self.edge:
             return None
+        low, high = self._near(best)
+        degree = 3
+        if high - low + 1 < FEWEST or best in (low, high):
+            low, high, degree = best - 1, best + 1, 2
+            if max(np.diff(x[low : high + 1])) > WIDE:
+                return None
         here = slice(low, high + 1)
-        fitted = np.polyfit(x[here] - x[best], np.log(y[here]), 3)
+        fitted = np.polyfit(x[here] - x[best], np.log(y[here]), degree)
         grid = np.linspace(x[low], x[high], 401)
         lowest = int(np.argmin(np.polyval(fitted, grid - x[best])))
         return (fitted, float(x[low]), float(x[high])) if 0 < lowest < len(grid) - 1 else None
 
+    def _near(self, best: int) -> tuple[int, int]:
+        """First and last of the lrs about the best whose losses are near its, outward by rising loss."""
+        y = self._alive[1]
+        low = high = best
+        while low > 0 or high < len(y) - 1:
+            left = y[low - 1] if low > 0 else math.inf
+            right = y[high + 1] if high < len(y) - 1 else math.inf
+            reach = NEAR if high - low + 1 >= FEWEST else STEEP
+            if min(left, right) > (1 + reach) * y[best]:
+                break
+            low, high = (low - 1, high) if left <= right else (low, high + 1)
+        return low, high
+
     def at(self, log_lr: float) -> float:
-        """The smooth loss: the cubic where it was fitted, else through the points; infinite: diverged; NaN: unknown."""
-        if self.cubic is not None and self.cubic[1] <= log_lr <= self.cubic[2]:
-            return math.exp(float(np.polyval(self.cubic[0], log_lr - self.centre)))
+        """The smooth loss: the fit where it holds, else through the points; infinite: diverged; NaN: unknown."""
+        if self.fit is not None and self.fit[1] <= log_lr <= self.fit[2]:
+            return math.exp(float(np.polyval(self.fit[0], log_lr - self.centre)))
         return self.at_grid(log_lr)
 
     def at_grid(self, log_lr: float) -> float:
@@ -102,11 +121,11 @@ class Valley:
 
     @cached_property
     def best(self) -> float:
-        """ln of the smooth best lr; the grid's where no cubic could be fitted."""
-        if self.cubic is None:
+        """ln of the smooth best lr; the grid's where nothing could be fitted."""
+        if self.fit is None:
             return self.centre
-        grid = np.linspace(self.cubic[1], self.cubic[2], 2001)
-        return float(grid[np.argmin(np.polyval(self.cubic[0], grid - self.centre))])
+        grid = np.linspace(self.fit[1], self.fit[2], 2001)
+        return float(grid[np.argmin(np.polyval(self.fit[0], grid - self.centre))])
 
     @property
     def lowest(self) -> float:

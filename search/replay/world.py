@@ -1,10 +1,13 @@
-"""A recorded sweep as a world: any strategy runs in it, in milliseconds, by interpolation inside
-the table."""
+"""A recorded sweep as a world: any strategy runs in it, in milliseconds, by interpolation inside the table.
+
+Each run has the lrs that were recorded for it: a proposal beyond them is run at the nearest of them, and the trial says
+at which. So one short cell censors nobody, and nothing outside the table is made up.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
@@ -60,15 +63,16 @@ def smooth(cell: Cell, bandwidth: float = BANDWIDTH) -> Curve:
 
 @dataclass(frozen=True)
 class World:
-    """Answers proposals from `table`: lrs and batches in between by interpolation, N and D only
-    where measured."""
+    """Answers proposals from `table`: lrs and batches in between by interpolation, N and D only where measured; runs
+    cut short where it has their loss curves."""
 
     table: Table
     noise: float | None = None
     """Sd of a run's loss, as a fraction of it; None: estimated from the table."""
     seed: int = 0
     """Draws the noise: the same run gives the same loss in one world."""
-    curves: dict[tuple[int, int, int], Curve] = field(default_factory=dict, repr=False)
+    curves: dict[tuple[int, ...], Curve] = field(default_factory=dict, repr=False)
+    """By (N, D, B), and by (N, D, B, tokens) for runs cut short, as they are asked for."""
 
     def __post_init__(self) -> None:
         if not self.curves:
@@ -87,8 +91,25 @@ class World:
         n = parameters(run.model).non_embedding
         return self._sizes.get(n, n), run.tokens, run.batch
 
-    def loss(self, run: RunConfig, lr: float) -> float:
-        """The smoothed loss, without noise; infinite: diverged. UserError outside the table."""
+    def loss(self, run: RunConfig, lr: float, tokens: int | None = None) -> float:
+        """The smoothed loss, without noise; infinite: diverged. UserError outside the table.
+
+        tokens: where the run is cut short.
+        """
+        n, d, b = self.key(run)
+        ends = self._ends(run)
+        curves = [self._curve(n, d, v, tokens or d) for v in ends]
+        first, last = max(c.log_lr[0] for c in curves), min(c.log_lr[-1] for c in curves)
+        x = math.log(lr)
+        if not first - 0.01 <= x <= last + 0.01:
+            raise UserError(f"The table has lrs of {math.exp(first):.3g} to {math.exp(last):.3g} here, not {lr:.3g}.")
+        low, high = ends
+        share = 0.0 if low == high else math.log(b / low) / math.log(high / low)
+        left, right = curves[0].at(x), curves[1].at(x)
+        return left if share == 0 else (1 - share) * left + share * right
+
+    def _ends(self, run: RunConfig) -> tuple[int, int]:
+        """The measured batches about the run's own."""
         n, d, b = self.key(run)
         batches = self.table.batches(n, d)
         if not batches:
@@ -97,37 +118,36 @@ class World:
             raise UserError(
                 f"The table has batches of {batches[0]} to {batches[-1]} tokens at N={n:g}, D={d:g}, not {b}."
             )
-        low, high = max(v for v in batches if v <= b), min(v for v in batches if v >= b)
-        x = math.log(lr)
-        ends = [self.curves[n, d, v] for v in (low, high)]
-        first, last = max(c.log_lr[0] for c in ends), min(c.log_lr[-1] for c in ends)
-        if not first - 0.01 <= x <= last + 0.01:
-            raise UserError(f"The table has lrs of {math.exp(first):.3g} to {math.exp(last):.3g} here, not {lr:.3g}.")
-        share = 0.0 if low == high else math.log(b / low) / math.log(high / low)
-        left, right = ends[0].at(x), ends[1].at(x)
-        return left if share == 0 else (1 - share) * left + share * right
+        return max(v for v in batches if v <= b), min(v for v in batches if v >= b)
 
-    def range(self, run: RunConfig) -> tuple[float, float]:
-        """Smallest and largest lr that can be answered for `run`."""
-        n, d, b = self.key(run)
-        near = self.table.batches(n, d)
-        ends = [
-            max((v for v in near if v <= b), default=near[0]),
-            min((v for v in near if v >= b), default=near[-1]),
-        ]
-        spans = [self.curves[n, d, v].log_lr for v in ends]
+    def _curve(self, n: int, d: int, b: int, tokens: int) -> Curve:
+        if tokens >= d:
+            return self.curves[n, d, b]
+        if (n, d, b, tokens) not in self.curves:
+            cell = self.table.cut(n, d, b, tokens)
+            if cell is None:
+                raise UserError(f"The table does not say what runs of N={n:g}, D={d:g} were after {tokens:g} tokens.")
+            self.curves[n, d, b, tokens] = smooth(cell)
+        return self.curves[n, d, b, tokens]
+
+    def range(self, run: RunConfig, tokens: int | None = None) -> tuple[float, float]:
+        """Smallest and largest lr that can be answered for `run`, whole or after so many tokens."""
+        n, d, _ = self.key(run)
+        spans = [self._curve(n, d, v, tokens or d).log_lr for v in self._ends(run)]
         return math.exp(max(s[0] for s in spans)), math.exp(min(s[-1] for s in spans))
 
     def run(self, proposal: Proposal, cost: CostModel) -> Trial:
-        """The proposal as it would have ended; outside the table it is `failed`, at no cost."""
-        run, loss, error = proposal.run, None, ""
+        """The proposal as it would have ended, at its lr or the nearest recorded; `failed`, at no cost, where the table
+        has no such run."""
+        run, loss, error, trunk = proposal.run, None, "", None
         try:
-            if proposal.horizon != run.tokens or proposal.start:
-                raise UserError("A table holds whole runs only: horizon = run.tokens, start = 0.")
-            exact = self.loss(run, proposal.lr)
-            key = [self.seed, *self.key(run), round(1e6 * (20 + math.log(proposal.lr))), run.seed]
+            low, high = self.range(run, proposal.horizon)
+            run = replace(run, lr=min(max(proposal.lr, low), high))
+            exact = self.loss(run, run.lr or 0.0, proposal.horizon)
+            key = [self.seed, *self.key(run), round(1e6 * (20 + math.log(run.lr or 1.0))), run.seed]
             noisy = exact * (1 + self.sd * float(np.random.default_rng(key).standard_normal()))
-            loss = noisy if noisy < 1.5 * self._ceiling else None
+            loss = noisy if math.isfinite(noisy) else None
+            trunk = proposal.horizon if proposal.keep and loss is not None and run.schedule != "wsd" else None
             bill = cost.forecast(run, proposal.train_tokens)
         except UserError as refusal:
             error, bill = str(refusal), Spending()
@@ -139,6 +159,7 @@ class World:
             start=proposal.start,
             status="failed" if error else "diverged" if loss is None else "finished",
             loss=loss,
+            trunk=trunk,
             seconds=bill.seconds,
             flops=bill.flops,
             usd=bill.usd,
@@ -146,30 +167,21 @@ class World:
             tags=proposal.tags,
         )
 
-    @cached_property
-    def _ceiling(self) -> float:
-        """The worst of the cells' best losses: half as much again is divergence, as the trainer's
-        cap would find."""
-        return max(float(curve.loss.min()) for curve in self.curves.values())
-
     def configuration(self, n: int, d: int, b: int) -> RunConfig:
         return RunConfig(model=self.table.models[n], data=DataConfig(val_tokens=1), tokens=d, batch=b)
 
-    def best(self, run: RunConfig, batches: bool = False) -> tuple[float, float, int]:
-        """(lowest smoothed loss, its lr, its batch) of the target; over the measured batches too
-        where asked."""
-        n, d, b = self.key(run)
-        found = []
-        for batch in self.table.batches(n, d) if batches else [b]:
-            candidate = replace(run, batch=batch)
-            low, high = self.range(candidate)
-            grid = np.exp(np.arange(math.log(low), math.log(high), STEP))
-            losses = [self.loss(candidate, float(lr)) for lr in grid]
-            found.append((min(losses), float(grid[int(np.argmin(losses))]), batch))
-        return min(found)
+    def earliest(self, run: RunConfig) -> float:
+        """Tokens from which runs like it can be cut short; infinite: its table has no curves."""
+        n, d, _ = self.key(run)
+        return max(self.table.earliest(n, d, v) for v in self._ends(run))
+
+    def spans(self, runs: Iterable[RunConfig]) -> tuple[float, float]:
+        """From the smallest lr that any of them has to the largest."""
+        found = [self.range(run) for run in runs]
+        return min(low for low, _ in found), max(high for _, high in found)
 
 
-def estimate_noise(table: Table, curves: dict[tuple[int, int, int], Curve]) -> float:
+def estimate_noise(table: Table, curves: dict[tuple[int, ...], Curve]) -> float:
     """Relative sd of a run's loss: of repeated runs where there are some, else of residuals within
     2 % of the floor."""
     freedom = sum(cell.spread[1] for cell in table.cells.values())
