@@ -57,7 +57,7 @@ class Prior:
     """Distances in n, d and b over which the unexplained part is alike (correlation e^-1)."""
     drift: float = 0.15
     """Sd of what it gains for every e-fold of N away from the target: far sizes tell less than near ones."""
-    form: float = 0.08
+    form: float = 0.05
     """Sd by which the valley's form misses the optimum of a cell, however many runs it has (3-point fits scatter by
     0.07 on recorded sweeps, wider ones are pulled by the wall)."""
     noise: float = 0.0007

@@ -116,13 +116,14 @@ class Design:
         self.touched[cell] = True
         self.again.pop(cell, None)
 
-    def choose(self, limit: float, low: float, high: float) -> Choice | None:
+    def choose(self, limit: float, low: np.ndarray | float, high: np.ndarray | float) -> Choice | None:
         """The runs with most variance removed per cost, among brackets of new cells and further
         runs of begun ones.
 
-        None when none costs at most `limit`; lrs lie between `low` and `high` (ln).
+        None when none costs at most `limit`; lrs lie between `low` and `high` (ln), of all cells or (m,) of each.
         """
         best: tuple[float, float, float, int, np.ndarray] | None = None
+        low, high = np.broadcast_to(low, self.m), np.broadcast_to(high, self.m)
         for cells, log_lr, cost in self._offers(low, high):
             fits = (cost <= limit) & (np.diff(log_lr, axis=1) > 0).all(axis=1)
             if not fits.any():
@@ -140,21 +141,22 @@ class Design:
         self.begun[cell] = [b for b in self.begun.get(cell, ()) if b[0] not in gone_on]
         return Choice(cell, tuple(log_lr.tolist()), cost, self.variance, saved)
 
-    def _offers(self, low: float, high: float) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    def _offers(self, low: np.ndarray, high: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """(cells (m,), ln lrs (m, r), costs (m,)) of what may be run, grouped by how many runs r an offer has."""
         fresh = np.flatnonzero(~self.touched)
         wide = np.clip(np.sqrt(np.maximum(self.cov[fresh, fresh], 0.0)), self.step, 1.5 * self.step)
-        centre = np.maximum(np.minimum(self.mean[fresh], high - wide), low + wide)
+        centre = np.maximum(np.minimum(self.mean[fresh], high[fresh] - wide), low[fresh] + wide)
         for sides in (
             (-1.0, 1.0),
             (-1.0, 0.0, 1.0),
         ):  # a first bracket is as wide as the doubt about the cell's optimum
             log_lr = centre[:, None] + wide[:, None] * np.array(sides)
-            yield fresh, log_lr.clip(low, high), len(sides) * self.costs[fresh]
+            yield fresh, log_lr.clip(low[fresh, None], high[fresh, None]), len(sides) * self.costs[fresh]
         single = [(c, v) for c in np.flatnonzero(self.touched) for v in self._further(int(c))]
         if single:
             cells = np.array([c for c, _ in single])
-            yield cells, np.array([[v] for _, v in single]).clip(low, high), self.costs[cells]
+            log_lr = np.array([[v] for _, v in single]).clip(low[cells, None], high[cells, None])
+            yield cells, log_lr, self.costs[cells]
         for cell in range(self.m):
             near = [b for b in self.begun.get(cell, ()) if abs(b[0] - self.mean[cell]) <= 1.5 * self.step]
             for group in [[b] for b in near] + ([near] if len(near) > 1 else []):

@@ -25,8 +25,8 @@ CAP = 0.12  # heights above this are only known to be above it: walls have any s
 PLATEAU = 0.07  # a run foretold to be higher may be on a plateau, as small models have: no witness for or against
 LOOSE = 0.05  # prior sd of a cell's floor against its lowest run
 TAIL = 4.0  # degrees of freedom of the noise
-DISCREPANCY_SD = 0.6  # of ln of the discrepancy, a priori
-DISCREPANCIES = np.linspace(-1.6, 1.0, 14)  # ln of what is tried, over the prior's
+DISCREPANCY_SD = 1.0  # of ln of the discrepancy, a priori
+DISCREPANCIES = np.linspace(-2.0, 1.0, 16)  # ln of what is tried, over the prior's
 
 
 @dataclass
@@ -187,7 +187,7 @@ def _discrepancy(state: Posterior, pull: np.ndarray) -> float:
         rest = pull - prior @ away
         evidence = np.linalg.slogdet(prior)[1] - np.linalg.slogdet(after)[1] - away @ prior @ away
         found.append(evidence + rest @ np.linalg.solve(after, rest) - (step / DISCREPANCY_SD) ** 2)
-    return p.discrepancy * math.exp(float(DISCREPANCIES[int(np.argmax(found))]))
+    return float(p.discrepancy * np.exp(DISCREPANCIES[int(np.argmax(found))]))
 
 
 @dataclass(frozen=True)
@@ -200,6 +200,8 @@ class Explained:
     """Of as much from noise about a flat loss: F test, with as many parameters as the fit has spent on valleys."""
     spare: int
     """Runs beyond the first of each cell."""
+    spread: float
+    """Sd of a cell's runs about their mean, as a fraction of the loss; runs that may be on a plateau count here."""
 
 
 def explained(state: Posterior, runs: Runs) -> Explained:
@@ -207,6 +209,10 @@ def explained(state: Posterior, runs: Runs) -> Explained:
     residual, weight, jacobian = _weights(state, data, state.mean)
     leverage = weight * np.einsum("ip,pq,iq->i", jacobian, state.cov, jacobian)
     trust, rest, whole, spent, spare = 1 / data.variance(state.noise), 0.0, 0.0, 0.0, 0
+    groups = [data.y[(data.cell == c) & ~data.censored] for c in range(len(state.cells))]
+    spread = math.sqrt(
+        sum(float(((y - y.mean()) ** 2).sum()) for y in groups if len(y)) / max(1, sum(map(len, groups)))
+    )
     near = ~data.censored & (data.y - residual < PLATEAU)
     for c in range(len(state.cells)):
         mine = (data.cell == c) & near
@@ -217,7 +223,7 @@ def explained(state: Posterior, runs: Runs) -> Explained:
             spent += float(leverage[mine].sum()) - 1
             spare += int(mine.sum()) - 1
     if whole <= 0:
-        return Explained(math.nan, 1.0, spare)
+        return Explained(math.nan, 1.0, spare, spread)
     spent, free = max(spent, 1.0), max(spare - spent, 1.0)
     ratio = max(whole - rest, 0.0) / spent / (rest / free) if rest else math.inf
-    return Explained(1 - rest / whole, float(fisher.sf(ratio, spent, free)), spare)
+    return Explained(1 - rest / whole, float(fisher.sf(ratio, spent, free)), spare, spread)

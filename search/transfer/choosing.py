@@ -76,13 +76,18 @@ class Chooser:
         (hours before the first trial of somebody else's trainer): then runs are weighed by their FLOPs alone."""
         return self.problem.budget.share(self._forecast(self.problem.target)) or 1.0
 
-    @property
-    def limits(self) -> tuple[float, float]:
-        """ln of the lowest and highest lr to be asked for: wider than the range where the choice is
-        free."""
-        low, high = (math.log(v) for v in self.problem.lr_range)
-        margin = math.log(4.0) if self.problem.proxies is None else 0.0
-        return low - margin, high + margin
+    @cached_property
+    def limits(self) -> tuple[np.ndarray, np.ndarray]:
+        """(m,) ln of the lowest and highest lr to be asked for of each candidate: wider than the range where the choice
+        is free, what was recorded where there is a record."""
+        problem = self.problem
+        low, high = (np.full(len(self.candidates), math.log(v)) for v in problem.lr_range)
+        if problem.proxies is None:
+            return low - math.log(4.0), high + math.log(4.0)
+        if problem.recorded is not None:
+            ends = dict(zip(problem.proxies, np.log(problem.recorded), strict=True))
+            low, high = np.array([ends[run] for run in self.candidates]).reshape(-1, 2).T
+        return low, high
 
     @cached_property
     def points(self) -> np.ndarray:
@@ -154,7 +159,7 @@ class Chooser:
             left -= choice.cost
             slots -= len(choice.log_lr)
 
-    def _for_batch(self, design: Design, left: float, low: float, high: float) -> Iterator[Choice]:
+    def _for_batch(self, design: Design, left: float, low: np.ndarray, high: np.ndarray) -> Iterator[Choice]:
         """The better of one choice for the lr and one for the batch, by expected loss saved per
         cost."""
         offers: list[tuple[float, list[Choice]]] = []
@@ -176,7 +181,7 @@ class Chooser:
                 replace(
                     batch,
                     cell=i,
-                    log_lr=(float(np.clip(mean[i], low, high)),),
+                    log_lr=(float(np.clip(mean[i], low[i], high[i])),),
                     cost=float(self.costs[i]),
                 )
                 for i in sorted(picked)
