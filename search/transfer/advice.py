@@ -25,12 +25,14 @@ def advise(belief: Belief) -> Recommendation:
     history, posterior = belief.history, belief.posterior
     if not history.finished:
         return nothing(history)
-    stable = {"max_stable_lr": max_stable_lr(history), "undiverged_lr": undiverged_lr(history)}
+    stable, undiverged = max_stable_lr(history), undiverged_lr(history)
     used = tuple(t.id for t in history if t.status in ("finished", "diverged"))
     mean, sd = posterior.predict(*belief.target)
     cells = seen(posterior, belief.runs)
     if refusals := refuse(belief, cells):
-        return Recommendation(lr=None, reasons=tuple(refusals), trials=used, **stable)
+        return Recommendation(
+            lr=None, max_stable_lr=stable, undiverged_lr=undiverged, reasons=tuple(refusals), trials=used
+        )
     k, h = posterior.k, float(np.exp(posterior.mean[7]))
     # The valley is Linex: the expected loss is least a shade below the mean, and is h Var there.
     shade = k * sd**2 / 2
@@ -45,7 +47,8 @@ def advise(belief: Belief) -> Recommendation:
         lr=math.exp(log_lr),
         interval50=(math.exp(mean - half), math.exp(mean + half)),
         interval90=(math.exp(mean - most), math.exp(mean + most)),
-        **stable,
+        max_stable_lr=stable,
+        undiverged_lr=undiverged,
         expected_regret=h * sd**2 * loss,
         worst_regret=h * float(ends.max()) * loss,
         batch=belief.batch if belief.joint else None,
