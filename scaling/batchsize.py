@@ -30,6 +30,8 @@ def batch_prior(d: float, noise: float) -> Prior:
         valley_mean=np.array([np.log(0.002), 0.0, 0.0, np.log(0.3)]),
         valley_sd=np.array([0.8, 0.2, 0.2, 0.5]),
         discrepancy=0.3,
+        reach=(1.5, 1.5, 1.5),
+        drift=0.0,
         noise=noise,
     )
 
@@ -38,7 +40,7 @@ def fit_batches(lr_fit: Posterior, runs: Runs, origin: np.ndarray) -> Posterior:
     """The posterior of ln B* from the floors of the cells behind `lr_fit`; `origin` is (ln N, ln D,
     ln B) of the target."""
     cells, c = lr_fit.cells, len(lr_fit.cells)
-    points = np.column_stack([runs.n, runs.d, runs.b])
+    points = runs.points
     lowest = np.array([_lowest(points, runs.loss, cell) for cell in cells])
     alive = np.isfinite(lowest)
     floors = slice(HEAD + 2 * c, HEAD + 3 * c)

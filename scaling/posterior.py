@@ -29,6 +29,11 @@ class Runs:
     def __len__(self) -> int:
         return len(self.loss)
 
+    @property
+    def points(self) -> np.ndarray:
+        """(runs, 3) of n, d, b."""
+        return np.column_stack([self.n, self.d, self.b])
+
 
 @dataclass(frozen=True)
 class Posterior:
@@ -54,11 +59,11 @@ class Posterior:
         """(mean, sd) of ln lr* at a point relative to the target; without arguments, at the
         target."""
         mean, cov = self.at(np.array([[n, d, b]]))
-        return float(mean[0]), float(np.sqrt(cov[0, 0]))
+        return float(mean[0]), float(np.sqrt(max(cov[0, 0] - self.prior.form**2, 0.0)))
 
     def at(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Joint (mean, cov) at `points` (m, 3) of mu (m), then eta (m), then ln k, then the floors
-        of the cells with runs."""
+        of the cells with runs. mu is where a fitted valley would have its floor: what its form misses is in it."""
         m, c = len(points), len(self.cells)
         mu, gradient = law(self.mean[:7], points)
         between, spare = self._carry(points)
@@ -79,17 +84,21 @@ class Posterior:
     def _carry(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Regression of eps at `points` on eps of the cells with runs, and the covariance it
         leaves."""
-        own = kernel(points, points, self.discrepancy, self.prior.reach)
+        own = kernel(points, points, self.discrepancy, self.prior)
         if not len(self.cells):
             return np.zeros((len(points), 0)), own
-        cross = kernel(points, self.cells, self.discrepancy, self.prior.reach)
-        inner = kernel(self.cells, self.cells, self.discrepancy, self.prior.reach)
+        cross = kernel(points, self.cells, self.discrepancy, self.prior)
+        inner = kernel(self.cells, self.cells, self.discrepancy, self.prior)
         between = np.linalg.solve(inner + 1e-9 * np.eye(len(inner)), cross.T).T
         return between, own - between @ cross.T
 
 
-def kernel(left: np.ndarray, right: np.ndarray, sd: float, reach: float) -> np.ndarray:
-    """Exponential covariance: rough, so that near cells inform each other without deciding for each
-    other."""
-    distance = np.sqrt(((left[:, None] - right[None]) ** 2).sum(axis=2))
-    return sd**2 * np.exp(-distance / reach)
+def kernel(left: np.ndarray, right: np.ndarray, sd: float, prior: Prior) -> np.ndarray:
+    """Covariance of what the law leaves unexplained. Exponential: rough, so that near cells inform each other without
+    deciding for each other; a random walk in n from the target, in the prior's proportion to it; and what a valley's
+    form misses, each cell's own."""
+    distance = np.sqrt((((left[:, None] - right[None]) / np.array(prior.reach)) ** 2).sum(axis=2))
+    n, m = left[:, None, 0], right[None, :, 0]
+    walk = np.where(n * m > 0, np.minimum(np.abs(n), np.abs(m)), 0.0)
+    alike = sd**2 * (np.exp(-distance) + (prior.drift / prior.discrepancy) ** 2 * walk)
+    return alike + prior.form**2 * (distance < 1e-8)

@@ -123,10 +123,13 @@ class Timing:
 
 @dataclass(frozen=True, kw_only=True)
 class CostModel:
-    """Seconds, FLOPs and dollars of a proposal. Without timings only FLOPs are known."""
+    """Seconds, FLOPs and dollars of a proposal. Without timings seconds are FLOPs over `flops_per_second`."""
 
     usd_per_hour: float = 0.0
     """Price of one device."""
+    flops_per_second: float = 0.0
+    """Of a device at its peak: what time and money are planned by before any step was timed, so that only what is
+    hopeless is refused then. 0: nobody knows, and only FLOPs are forecast."""
     timings: dict[str, Timing] = field(default_factory=dict[str, Timing])
     """By `shape_key`; other shapes are scaled from the nearest by FLOPs."""
     evaluations: int = 1
@@ -136,7 +139,7 @@ class CostModel:
         """Cost of training `run` on `tokens`, with its evaluations."""
         flops = run_flops(run, tokens) + self.evaluations * evaluation_flops(run)
         timing = self.timing(run)
-        seconds = 0.0
+        seconds = flops / self.flops_per_second if self.flops_per_second else 0.0
         if timing is not None:
             steps = tokens / run.batch
             seconds = steps * timing.step_seconds + self.evaluations * timing.eval_seconds + timing.startup_seconds

@@ -202,7 +202,9 @@ class Recommendation:
     interval50: tuple[float, float] | None = None
     interval90: tuple[float, float] | None = None
     max_stable_lr: float | None = None
-    """Largest lr that finished; None when none did."""
+    """Largest lr that finished below every one that diverged; None where none diverged above it."""
+    undiverged_lr: float | None = None
+    """Largest lr that finished, where none diverged at all."""
     expected_regret: float | None = None
     """Expected loss given up at the target, nats a token; None where the strategy cannot know it."""
     worst_regret: float | None = None

@@ -16,7 +16,6 @@ from scaling.design import Design
 from scaling.hierarchy import fit
 from scaling.posterior import Runs
 
-RANGE = (1e-5, 1.0)
 N, D, B = 4e8, 2e10, 5e5
 ORIGIN = np.log([N, D, B])
 
@@ -78,7 +77,7 @@ def test_least_expected_loss_lies_below_the_mean_by_k_v_over_2() -> None:
 @pytest.mark.parametrize("seed", range(6))
 def test_planted_law_is_recovered_within_its_interval(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    p = prior(N, D, B, RANGE)
+    p = prior(N, D, B)
     theta = p.mean + rng.normal(0, 0.7, 7) * p.sd
     found = fit(planted(theta, grid(), seed=seed), p)
     mean, sd = found.predict()
@@ -89,24 +88,24 @@ def test_planted_law_is_recovered_within_its_interval(seed: int) -> None:
 
 
 def test_fit_of_sixty_runs_is_fast() -> None:
-    runs = planted(prior(N, D, B, RANGE).mean, grid()[:15])
+    runs = planted(prior(N, D, B).mean, grid()[:15])
     started = time.process_time()
     for _ in range(5):
-        fit(runs, prior(N, D, B, RANGE))
+        fit(runs, prior(N, D, B))
     assert len(runs) == 60 and (time.process_time() - started) / 5 < 0.1
 
 
 def test_without_runs_the_fit_is_the_prior() -> None:
-    p = prior(N, D, B, RANGE)
+    p = prior(N, D, B)
     none = np.zeros(0)
     mean, sd = fit(Runs(none, none, none, none, none), p).predict()
     assert mean == pytest.approx(law(p.mean, np.zeros((1, 3)))[0][0]) and 0.8 < sd < 1.6
-    mup = prior(N, D, B, RANGE, "mup")
+    mup = prior(N, D, B, "mup")
     assert mup.mean[0] == 0 and mup.sd[0] < p.sd[0] and mup.sd[1] > p.sd[1]
 
 
 def test_diverged_runs_push_the_optimum_down() -> None:
-    p = prior(N, D, B, RANGE)
+    p = prior(N, D, B)
     point = np.array([[-1.0, -1.0, 0.0]])
     centre = float(law(p.mean, point)[0][0])
     means = []
@@ -120,22 +119,22 @@ def test_diverged_runs_push_the_optimum_down() -> None:
 
 def test_all_diverged_still_fits() -> None:
     one = np.zeros(2)
-    found = fit(Runs(one, one, one, np.array([-3.0, -4.0]), np.array([math.inf] * 2)), prior(N, D, B, RANGE))
+    found = fit(Runs(one, one, one, np.array([-3.0, -4.0]), np.array([math.inf] * 2)), prior(N, D, B))
     assert np.isfinite(found.mean).all() and found.predict()[1] > 0.2
 
 
 def test_outlier_moves_the_answer_little() -> None:
-    theta = prior(N, D, B, RANGE).mean
+    theta = prior(N, D, B).mean
     runs = planted(theta, grid())
-    clean = fit(runs, prior(N, D, B, RANGE)).predict()
+    clean = fit(runs, prior(N, D, B)).predict()
     runs.loss[5] *= 1.03
-    spoilt = fit(runs, prior(N, D, B, RANGE)).predict()
+    spoilt = fit(runs, prior(N, D, B)).predict()
     assert abs(clean[0] - spoilt[0]) < 0.5 * clean[1]
 
 
 def test_design_weighs_information_by_cost() -> None:
     none = np.zeros(0)
-    found = fit(Runs(none, none, none, none, none), prior(N, D, B, RANGE))
+    found = fit(Runs(none, none, none, none, none), prior(N, D, B))
     cells = np.array([[-1.0, 0, 0], [-4.0, 0, 0]])
     cheap = Design(found, cells, np.array([1.0, 1e-3]), np.zeros(3)).choose(10, -20, 0)
     even = Design(found, cells, np.array([1.0, 1.0]), np.zeros(3)).choose(10, -20, 0)
@@ -145,22 +144,22 @@ def test_design_weighs_information_by_cost() -> None:
 
 
 def test_design_forecasts_the_variance_that_a_fit_then_has() -> None:
-    theta = prior(N, D, B, RANGE).mean
-    before = fit(planted(theta, grid()[:3], noise=7e-4), prior(N, D, B, RANGE))
+    theta = prior(N, D, B).mean
+    before = fit(planted(theta, grid()[:3], noise=7e-4), prior(N, D, B))
     more = np.array([[-1.0, 0.0, 0.0]])
     design = Design(before, more, np.ones(1), np.zeros(3))
     design.assume(0, law(theta, more)[0] + np.array([-1.0, 0.0, 1.0]))
     runs = planted(theta, np.vstack([grid()[:3], more]), noise=7e-4)
-    assert math.sqrt(design.variance) == pytest.approx(fit(runs, prior(N, D, B, RANGE)).predict()[1], rel=0.35)
+    assert math.sqrt(design.variance) == pytest.approx(fit(runs, prior(N, D, B)).predict()[1], rel=0.35)
     assert design.variance < before.predict()[1] ** 2
 
 
 def test_best_batch_is_found_from_the_floors() -> None:
-    theta = prior(N, D, B, RANGE).mean
+    theta = prior(N, D, B).mean
     runs = planted(theta, grid(bs=(-3.0, -1.5, 0.0, 1.5)))
     best = ORIGIN[2] - 1 + 0.5 * runs.d
     bowl = 1 + 0.003 * (runs.b + ORIGIN[2] - best) ** 2
     runs = Runs(runs.n, runs.d, runs.b, runs.log_lr, runs.loss * bowl)
-    found = fit_batches(fit(runs, prior(N, D, B, RANGE)), runs, ORIGIN)
+    found = fit_batches(fit(runs, prior(N, D, B)), runs, ORIGIN)
     mean, sd = found.predict()
     assert mean == pytest.approx(ORIGIN[2] - 1, abs=0.3) and sd < batch_prior(D, 1e-3).sd[1]

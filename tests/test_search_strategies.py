@@ -69,7 +69,9 @@ def test_a_search_ends_within_its_budget_and_answers(name: str, slots: int) -> N
     low, high = found.interval90
     assert low < found.interval50[0] < found.interval50[1] < high and low < found.lr < high
     assert set(found.trials) <= {t.id for t in session.trials}
-    assert found.max_stable_lr == max(t.lr for t in session.history.finished)
+    finished, diverged = ([t.lr for t in session.history if t.status == s] for s in ("finished", "diverged"))
+    assert found.undiverged_lr == (None if diverged else max(finished))
+    assert not diverged or found.max_stable_lr == max(lr for lr in finished if lr < min(diverged))
     best = World().best(session.problem.target, session.problem.target.tokens)
     assert math.log(low) < best < math.log(high), "the planted optimum lies in the 90 % interval"
     json.dumps(found.details)

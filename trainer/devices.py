@@ -87,6 +87,12 @@ def peak_flops(run: RunConfig, device: torch.device) -> float | None:
     return peak_of(device_name(device))
 
 
+def peak_speed(run: RunConfig) -> float:
+    """FLOP/s that no step of `run` on this machine's device exceeds: `peak_flops`, that of the fastest device in the
+    table where this one is not in it."""
+    return peak_flops(run, pick_device()) or max(d.peak_tflops for d in DEVICES) * 1e12
+
+
 def peak_of(name: str) -> float | None:
     """bf16 FLOP/s from the table by `device_name`, such as a trial records; None when it is not there."""
     found = known(name)

@@ -148,7 +148,9 @@ def answer_panel(answer: Recommendation, lines: Sequence[tuple[str, str]]) -> Pa
             if interval:
                 grid.add_row(name, f"{interval[0]:.3g} to {interval[1]:.3g}")
     if answer.max_stable_lr is not None:
-        grid.add_row("largest stable lr", f"{answer.max_stable_lr:.3g}")
+        grid.add_row("largest stable lr", f"{answer.max_stable_lr:.3g}; a larger one diverged")
+    if answer.undiverged_lr is not None:
+        grid.add_row("stability", f"none diverged up to {answer.undiverged_lr:.3g}, the largest lr tried")
     if answer.expected_regret is not None and answer.worst_regret is not None:
         grid.add_row(
             "expected regret",

@@ -31,7 +31,7 @@ from trainer.architecture.counts import run_flops
 from trainer.config import RunConfig, from_dict, override
 from trainer.data import Prepared
 from trainer.data.shards import digest as shards_digest
-from trainer.devices import usable_cpus
+from trainer.devices import peak_speed, usable_cpus
 from trainer.errors import UserError
 from trainer.presets import preset
 
@@ -71,6 +71,8 @@ class SearchConfig(cli.Common):
     """Price of a device: a GPU, or the whole machine where there is none."""
     lr_range: tuple[float, float] = (1e-4, 1e-1)
     """Peak lrs to search between; widened where the optimum lies at an end."""
+    guess: float | None = None
+    """Your own guess of the best lr, such as 3e-4: --transfer.guess, the one strategy that has a use for it."""
     slots: int | None = None
     """Trials at a time; default: one a GPU, or one a core."""
     pack: int | None = None
@@ -104,7 +106,18 @@ class SearchConfig(cli.Common):
             raise UserError(
                 f"--lr-range {low:g} {high:g} must be two positive numbers, the lower first, such as 1e-4 1e-1."
             )
-        for name in ("budget_usd", "budget_hours", "budget_flops", "budget_runs", "tokens", "batch", "slots", "pack"):
+        names = (
+            "budget_usd",
+            "budget_hours",
+            "budget_flops",
+            "budget_runs",
+            "tokens",
+            "batch",
+            "slots",
+            "pack",
+            "guess",
+        )
+        for name in names:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise UserError(f"--{name.replace('_', '-')} {value:g} must be a positive number.")
@@ -114,7 +127,12 @@ class SearchConfig(cli.Common):
     def build_strategy(self) -> Strategy:
         """The strategy with its settings from the command line."""
         nested = getattr(self, self.strategy.replace("-", "_"), None)
-        return nested if isinstance(nested, Strategy) else load(self.strategy)()
+        strategy = nested if isinstance(nested, Strategy) else load(self.strategy)()
+        if self.guess is None:
+            return strategy
+        if not isinstance(strategy, Transfer):
+            raise UserError(f"--guess is a prior, and --strategy {self.strategy} has none: use --strategy transfer.")
+        return replace(strategy, guess=self.guess)
 
     def build_target(self) -> RunConfig:
         run = preset(self.target)
@@ -188,7 +206,11 @@ def make_problem(setup: Setup, timings: dict[str, Timing], launch: float = 0.0) 
     return Problem(
         target=setup.target,
         budget=plans_with(planned, setup.target, slots, launch),
-        cost=CostModel(usd_per_hour=config.usd_per_hour / slots.per_device, timings=timings),
+        cost=CostModel(
+            usd_per_hour=config.usd_per_hour / slots.per_device,
+            flops_per_second=0.0 if timings else peak_speed(setup.target) / slots.per_device,
+            timings=timings,
+        ),
         lr_range=config.lr_range,
         seed=config.seed,
     )

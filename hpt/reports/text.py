@@ -52,7 +52,9 @@ def headline(found: Found) -> tuple[str, list[str]]:
             f"given up at the target: {loss}" + (f", {worst:.3g} at the worse end" if worst is not None else "")
         )
     if answer.get("max_stable_lr") is not None:
-        notes.append(f"largest learning rate that did not diverge: {answer['max_stable_lr']:.3g}")
+        notes.append(f"largest learning rate that did not diverge: {answer['max_stable_lr']:.3g}; a larger one did")
+    if answer.get("undiverged_lr") is not None:
+        notes.append(f"none diverged up to {answer['undiverged_lr']:.3g}, the largest learning rate tried")
     return f"{sentence}.", notes
 
 

@@ -83,6 +83,7 @@ def recommendation(
         interval50=(math.exp(log_lr - Z50 * sd), math.exp(log_lr + Z50 * sd)),
         interval90=(math.exp(log_lr - Z90 * sd), math.exp(log_lr + Z90 * sd)),
         max_stable_lr=max_stable_lr(history),
+        undiverged_lr=undiverged_lr(history),
         expected_regret=decision.expected_regret,
         worst_regret=decision.worst_regret,
         law=law,
@@ -99,7 +100,15 @@ def calibration_cost(history: History) -> Spending:
 
 
 def max_stable_lr(history: History) -> float | None:
-    return max((t.lr for t in history.finished), default=None)
+    """The largest lr that finished below every one that diverged; None where nothing diverged above it."""
+    diverged = [t.lr for t in history if t.status == "diverged"]
+    return max((t.lr for t in history.finished if t.lr < min(diverged)), default=None) if diverged else None
+
+
+def undiverged_lr(history: History) -> float | None:
+    """The largest lr tried, where none diverged at all."""
+    none = all(t.status != "diverged" for t in history)
+    return max((t.lr for t in history.finished), default=None) if none else None
 
 
 def nothing(history: History) -> Recommendation:
@@ -112,4 +121,6 @@ def nothing(history: History) -> Recommendation:
         why = f"all {len(failed)} trials failed; the last said: {failed[-1].error}"
     else:
         why = "no trial has finished yet"
-    return Recommendation(lr=None, reasons=(why,), max_stable_lr=max_stable_lr(history))
+    return Recommendation(
+        lr=None, reasons=(why,), max_stable_lr=max_stable_lr(history), undiverged_lr=undiverged_lr(history)
+    )

@@ -37,10 +37,7 @@ class Transfer(TransferSettings, Strategy):
         for choice in chooser.choices(self.max_trials, second.reserve if second else 0.0):
             bill.setdefault(chooser.candidates[choice.cell], []).extend(choice.log_lr)
         if not bill and not history.finished:
-            raise UserError(
-                "The budget does not hold two trials of the cheapest proxy: raise it, "
-                "or allow smaller sizes and horizons."
-            )
+            raise UserError(_too_small(chooser))
         stages = [self._stage(problem, run, lrs) for run, lrs in bill.items()]
         if second and second.run and not second.trials:
             stages.append(second.stage())
@@ -134,6 +131,20 @@ class Transfer(TransferSettings, Strategy):
         if any(_same(replace(run, warmup=o.warmup), o) for o in (*(t.run for t in history), *(p.run for p in beside))):
             return proposal
         return replace(proposal, run=run, parent=parent.id, start=parent.trunk or 0)
+
+
+def _too_small(chooser: Chooser) -> str:
+    """What a first bracket would take."""
+    problem = chooser.problem
+    forecasts = [problem.cost.forecast(run, run.tokens) for run in chooser.menu]
+    if not forecasts:
+        return "No run smaller than the target is long enough for a trial: give it more tokens, or a smaller batch."
+    cheapest = min(forecasts, key=problem.budget.share)
+    return (
+        "The budget does not hold two trials of the cheapest proxy, which need "
+        f"{problem.budget.needed(cheapest * 2)} or more: raise it, or allow smaller --transfer.sizes and "
+        "--transfer.horizons."
+    )
 
 
 def _stage_name(run: RunConfig, problem: Problem) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
-from scaling.batchlaw import prior
+from scaling.batchlaw import Prior, prior
 from scaling.batchsize import fit_batches
 from scaling.hierarchy import fit
 from scaling.posterior import Posterior, Runs
@@ -32,25 +32,26 @@ class Belief:
         return np.array(point(self.problem.target))
 
     @cached_property
-    def runs(self) -> Runs:
-        """Finished and diverged trials, relative to the target."""
-        rows = [
-            (
-                *(np.array(point(t.run)) - self.origin),
-                math.log(t.lr),
-                math.inf if t.loss is None else t.loss,
-            )
+    def rows(self) -> tuple[tuple[float, ...], ...]:
+        """(n, d, b, ln lr, loss) of finished and diverged trials, relative to the target."""
+        return tuple(
+            (*(np.array(point(t.run)) - self.origin).tolist(), math.log(t.lr), math.inf if t.loss is None else t.loss)
             for t in self.history
             if t.status in ("finished", "diverged") and "setting" not in t.tags  # another setting's sweep
-        ]
-        return Runs(*np.array(rows).reshape(-1, 5).T)
+        )
+
+    @property
+    def runs(self) -> Runs:
+        return _runs(self.rows)
+
+    @cached_property
+    def prior(self) -> Prior:
+        return _prior(tuple(self.origin.tolist()), self.problem.target.parametrisation, self.settings.guess)
 
     @cached_property
     def posterior(self) -> Posterior:
-        n, d, b = np.exp(self.origin)
-        return fit(
-            self.runs,
-            prior(n, d, b, self.problem.lr_range, self.problem.target.parametrisation),
+        return _posterior(
+            self.rows, tuple(self.origin.tolist()), self.problem.target.parametrisation, self.settings.guess
         )
 
     @cached_property
@@ -83,3 +84,20 @@ class Belief:
     def size(self, trial: Trial) -> float:
         """ln N of a trial's model."""
         return point(trial.run)[0]
+
+
+def _runs(rows: tuple[tuple[float, ...], ...]) -> Runs:
+    return Runs(*np.array(rows).reshape(-1, 5).T)
+
+
+def _prior(origin: tuple[float, ...], parametrisation: str, guess: float | None) -> Prior:
+    n, d, b = np.exp(origin)
+    return prior(n, d, b, parametrisation, guess)
+
+
+@lru_cache(maxsize=32)
+def _posterior(
+    rows: tuple[tuple[float, ...], ...], origin: tuple[float, ...], parametrisation: str, guess: float | None
+) -> Posterior:
+    """Kept, for one decision asks for the same fit several times."""
+    return fit(_runs(rows), _prior(origin, parametrisation, guess))

@@ -10,6 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
+from scaling.batchlaw import valley
 from scaling.batchsize import STEP as BATCH_STEP
 from scaling.design import Choice, Design
 from scaling.posterior import Posterior
@@ -42,15 +43,20 @@ class Chooser:
         return self.belief.settings
 
     @cached_property
+    def menu(self) -> tuple[RunConfig, ...]:
+        """All smaller runs there are."""
+        if self.problem.proxies is not None:
+            return self.problem.proxies
+        batches = (2.0, 1.0, 0.5, 0.25, 0.125) if self.belief.joint else (1.0, 0.25)
+        return ladder(self.problem.target, self.settings.sizes, self.settings.horizons, batches)
+
+    @cached_property
     def candidates(self) -> list[RunConfig]:
-        """Runs that may be asked for, affordable at all, without those that failed twice."""
-        problem, runs = self.problem, self.problem.proxies
-        if runs is None:
-            batches = (2.0, 1.0, 0.5, 0.25, 0.125) if self.belief.joint else (1.0, 0.25)
-            runs = ladder(problem.target, self.settings.sizes, self.settings.horizons, batches)
+        """Those that may be asked for: affordable at all, without those that failed twice."""
+        problem = self.problem
         failed = Counter(point(t.run) for t in self.history if t.status == "failed")
         groups: dict[tuple[float, float], list[RunConfig]] = {}
-        for run in runs:
+        for run in self.menu:
             at = point(run)
             if failed[at] < 2 and problem.budget.allows(self._forecast(run)):
                 groups.setdefault(at[:2], []).append(run)
@@ -66,16 +72,22 @@ class Chooser:
 
     @cached_property
     def share_of_target(self) -> float:
-        """The target's own cost, as a share of the budget."""
-        return self.problem.budget.share(self._forecast(self.problem.target))
+        """The target's own cost, as a share of the budget; 1 where the caps are in units that nobody can forecast
+        (hours before the first trial of somebody else's trainer): then runs are weighed by their FLOPs alone."""
+        return self.problem.budget.share(self._forecast(self.problem.target)) or 1.0
 
-    @property
-    def limits(self) -> tuple[float, float]:
-        """ln of the lowest and highest lr to be asked for: wider than the range where the choice is
-        free."""
-        low, high = (math.log(v) for v in self.problem.lr_range)
-        margin = math.log(4.0) if self.problem.proxies is None else 0.0
-        return low - margin, high + margin
+    @cached_property
+    def limits(self) -> tuple[np.ndarray, np.ndarray]:
+        """(m,) ln of the lowest and highest lr to be asked for of each candidate: wider than the range where the choice
+        is free, what was recorded where there is a record."""
+        problem = self.problem
+        low, high = (np.full(len(self.candidates), math.log(v)) for v in problem.lr_range)
+        if problem.proxies is None:
+            return low - math.log(4.0), high + math.log(4.0)
+        if problem.recorded is not None:
+            ends = dict(zip(problem.proxies, np.log(problem.recorded), strict=True))
+            low, high = np.array([ends[run] for run in self.candidates]).reshape(-1, 2).T
+        return low, high
 
     @cached_property
     def points(self) -> np.ndarray:
@@ -85,15 +97,20 @@ class Chooser:
     def costs(self) -> np.ndarray:
         """Of each candidate, as a share of the budget, or of the time that such a share of the target would take
         where that is more: small models are cheap in FLOPs, and run far below the device's speed."""
-        target = self._forecast(self.problem.target).seconds
-        forecasts = [self._forecast(run) for run in self.candidates]
-        times = [f.seconds / target * self.share_of_target if target else 0.0 for f in forecasts]
-        return np.array([max(self.problem.budget.share(f), t) for f, t in zip(forecasts, times, strict=True)])
+        target = self._forecast(self.problem.target)
+        relative = [
+            f.seconds / target.seconds if target.seconds else f.flops / target.flops
+            for f in map(self._forecast, self.candidates)
+        ]
+        shares = [self.problem.budget.share(self._forecast(run)) for run in self.candidates]
+        return np.maximum(shares, np.array(relative) * self.share_of_target)
 
     @cached_property
     def begun(self) -> dict[int, list[tuple[float, float]]]:
         """By candidate, (ln lr, cost) of the runs that would go on from a shorter one's trunk."""
         trunks = [t for t in self.history if t.trunk and t.status == "finished"] if self.settings.trunks else []
+        if not trunks:
+            return {}
         found: dict[int, dict[float, float]] = {}
         for i, run in enumerate(self.candidates):
             for t in trunks:
@@ -106,12 +123,28 @@ class Chooser:
                     found.get(i, {}).pop(math.log(t.lr), None)  # it has been run
         return {i: sorted(runs.items()) for i, runs in found.items()}
 
+    @cached_property
+    def again(self) -> dict[int, list[float]]:
+        """By candidate, the ln lrs to be run with a second seed: of cells where two lrs have one run each, and where
+        the valley as it is believed to be is no deeper at either than a run's noise. A third lr would be as lost."""
+        posterior, runs, found = self.belief.posterior, self.belief.runs, {}
+        for i, at in enumerate(self.points):
+            mine = np.all(np.abs(runs.points - at) < 1e-8, axis=1) & np.isfinite(runs.loss)
+            if mine.sum() == 2 and np.ptp(runs.log_lr[mine]) > 0.02:
+                mean, _ = posterior.at(at[None])
+                depth = math.exp(mean[1]) * valley(runs.log_lr[mine] - mean[0], posterior.k)[0]
+                if depth.max() < posterior.noise:
+                    found[i] = runs.log_lr[mine].tolist()
+        return found
+
     def choices(self, slots: int, reserve: float = 0.0) -> Iterator[Choice]:
         """The next runs, best first, until `slots` are filled, the budget but for `reserve` (a share of it) is, or
         they are not worth their cost."""
         if not self.candidates:
             return
-        design = Design(self.belief.posterior, self.points, self.costs, self.belief.target, begun=self.begun)
+        design = Design(
+            self.belief.posterior, self.points, self.costs, self.belief.target, begun=self.begun, again=self.again
+        )
         left = 1 - reserve - self.problem.budget.share(self.history.spent)
         slots = min(slots, self.settings.max_trials - len(self.history))
         low, high = self.limits
@@ -126,7 +159,7 @@ class Chooser:
             left -= choice.cost
             slots -= len(choice.log_lr)
 
-    def _for_batch(self, design: Design, left: float, low: float, high: float) -> Iterator[Choice]:
+    def _for_batch(self, design: Design, left: float, low: np.ndarray, high: np.ndarray) -> Iterator[Choice]:
         """The better of one choice for the lr and one for the batch, by expected loss saved per
         cost."""
         offers: list[tuple[float, list[Choice]]] = []
@@ -148,7 +181,7 @@ class Chooser:
                 replace(
                     batch,
                     cell=i,
-                    log_lr=(float(np.clip(mean[i], low, high)),),
+                    log_lr=(float(np.clip(mean[i], low[i], high[i])),),
                     cost=float(self.costs[i]),
                 )
                 for i in sorted(picked)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
+
+from trainer.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -12,6 +15,8 @@ class TransferSettings:
 
     search: Literal["lr", "lr,batch", "lr,weight_decay", "lr,warmup"] = "lr"
     """What is sought: the lr at the target's batch, or the batch, the weight decay or the warmup as well."""
+    guess: float | None = None
+    """Your own guess of the target's best lr, such as 3e-4: a prior within a factor of 2, which data overrule."""
     sizes: tuple[float, ...] = (1 / 64, 1 / 16, 1 / 4, 1.0)
     """Shares of the target's parameters that proxies may have, where the problem has no menu."""
     horizons: tuple[float, ...] = (1 / 16, 1 / 4, 1.0)
@@ -31,3 +36,7 @@ class TransferSettings:
     trunks: bool = True
     """Where the target's schedule is wsd, a run goes on from the trunk of a shorter one at nearly its lr (NEAR), and
     trains only what is new; it has that one's lr and warmup."""
+
+    def __post_init__(self) -> None:
+        if self.guess is not None and not 0 < self.guess < math.inf:
+            raise UserError(f"--transfer.guess {self.guess:g} must be a positive lr, such as 3e-4.")
