@@ -39,6 +39,15 @@ from trainer.errors import UserError
         (["--budget-flops", "1e9"], "too small for one trial of hyperband"),
         (["--strategy", "early-stopping", "--budget-runs", "0.001"], "too small for one trial of early-stopping"),
         (["--resume", "/no/such/search"], "is not a search directory"),
+        (
+            ["--stratgy", "grid"],
+            "Unrecognized options: --stratgy, grid: did you mean --strategy? See python -m hpt.search",
+        ),
+        (["--slots", "x"], "Error parsing --slots: no whole number: 'x'. See python -m hpt.search --help."),
+        (["--hyperband.units", "-3"], "--hyperband.units -3 must be a whole number from 1 to 1,000,000,000."),
+        (["--set", "model.kv_heads=-2"], "model.kv_heads=-2 must be a whole number from 1"),
+        (["--set", "betas=0.9"], "2 values with commas between are needed"),
+        (["--seed", "-1"], "--seed -1 must be a whole number from 0"),
     ],
 )
 def test_one_sentence(argv: list[str], sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,9 +184,11 @@ def test_a_local_ray_listens_on_loopback_alone(tmp_path: Path) -> None:
     if subprocess.run(["which", "ss"], capture_output=True).returncode:
         pytest.skip("there is no ss here")
     env = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", LISTENS], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200
-    )
+    command = [sys.executable, "-c", LISTENS]
+    for _ in range(3):  # on a busy machine Ray may not start in the time that it gives itself
+        done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=200)
+        if "timed out during startup" not in done.stderr:
+            break
     assert done.returncode == 0, done.stderr[-2000:]
     addresses = json.loads(done.stdout.strip().splitlines()[-1].replace("'", '"'))
     assert addresses and not [a for a in addresses if not a.startswith(("127.0.0.1:", "[::1]:", "[::ffff:127.0.0.1]:"))]

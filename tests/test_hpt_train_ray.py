@@ -97,15 +97,9 @@ def test_a_killed_driver_does_not_lose_it_either(place: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
 def test_with_workers_an_interruption_leaves_a_checkpoint(number: int, code: int, place: Path) -> None:
-    first = start(place, "run", "--workers", "2", "--set", "tokens=40960000", "--save-minutes", "600")
-    end = time.monotonic() + 150
-    while " parameters for " not in (place / "run.log").read_text() and time.monotonic() < end:
-        time.sleep(0.2)
-    while not (place / "run" / "checkpoints").exists() and first.poll() is None and time.monotonic() < end:
-        if "loss" in (place / "run.log").read_text():  # its first line on the way
-            first.send_signal(number)
-            break
-        time.sleep(0.2)
+    first = start(place, "run", "--workers", "2")
+    wait_for_step(place, "run", 20, first)
+    first.send_signal(number)
     assert first.wait(120) == code, (place / "run.log").read_text()[-3000:]
     result = json.loads((place / "run" / "result.json").read_text())
     assert result["status"] == "stopped" and result["step"] > 0

@@ -93,12 +93,27 @@ def _check(config: Any, prefix: str = "") -> None:
             _check(value, f"{prefix}{field.name.replace('_', '-')}.")
 
 
+OF_NO_TYPE = (
+    r"(Error parsing \S+): no type matching \{None\}\|\S+ could be instantiated from .*?<class '(?:int|float)'>: ",
+    r"\1: ",
+)
+PLAINER = (
+    (r"invalid literal for int\(\) with base 10: ", "no whole number: "),
+    (r"could not convert string to float: ", "no number: "),
+)
+"""Python's words for it, and a person's."""
+
+
 def _sentence(box: str) -> str:
     """What tyro says in a box of lines, as a sentence: without its frames, and without the help that it repeats."""
     lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
     parts = [" ".join(part.split()) for part in re.split("─{3,}", " ".join(lines))]
     told = [p for p in parts if p and not p.startswith(("For full helptext", "Argument helptext"))]
     hints = [re.match(r"Perhaps you meant: (\S+)", part) for part in told[1:]]
+    if told:
+        told[0] = re.sub(*OF_NO_TYPE, told[0])
+        for pattern, words in PLAINER:
+            told[0] = re.sub(pattern, words, told[0])
     near = next((f": did you mean {found[1]}?" for found in hints if found), ".")
     return f"{told[0].rstrip('.') if told else 'The command line cannot be read'}{near}"
 
