@@ -13,15 +13,13 @@ from rich.console import Console
 
 from hpt.console import cli
 from hpt.console.answer import conclude, search_run
-from hpt.console.beginning import claimed, free_directories, read_config
+from hpt.console.beginning import check_same_data, claimed, fingerprint, free_directories, read_config
 from hpt.console.screen import Screen, plan_table, short
 from hpt.console.settings import (
     SearchConfig,
     Setup,
     Slots,
     budgets,
-    check_same_data,
-    fingerprint,
     make_problem,
     to_json,
 )

@@ -21,9 +21,9 @@ from search.budget import Spending
 from search.execution.store import SearchDir
 from search.records import Trial
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
 ROOT = Path(__file__).parents[1]
-PATIENCE = 400
+PATIENCE = 1500
 SMALL = [
     "--corpus", "text.jsonl", "--tokenizer", "bpe:300", "--tokens", "48000", "--batch", "512", "--budget-runs", "40",
     "--strategy", "hyperband", "--hyperband.units", "9", "--hyperband.max-resource", "9", "--set", "model.depth=1",

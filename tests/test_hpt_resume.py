@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from hpt.console.beginning import claimed, free_directories, read_config
-from hpt.console.settings import SearchConfig, check_same_data, fingerprint, plans_with, to_json
+from hpt.console.beginning import check_same_data, claimed, fingerprint, free_directories, read_config
+from hpt.console.settings import SearchConfig, plans_with, to_json
 from hpt.search import continued, main
 from search.execution.store import FORMAT, SearchDir
 from search.records import Trial

@@ -21,7 +21,7 @@ SURE_SECONDS = 60.0
 def make_board() -> Any:
     """The actor. It must live as long as the driver does, so it is where the driver is; and should its process be lost
     all the same, it starts again, empty: rows are for the screen, the log is in the checkpoints."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(num_cpus=0, max_restarts=-1, scheduling_strategy=here)(_Board).remote()
 
 
@@ -57,7 +57,7 @@ class Telling:
             return ""
         if self.answer is not None and ray.wait([self.answer], timeout=0)[0]:
             with contextlib.suppress(RayError):
-                self.reason = self.reason or ray.get(self.answer)
+                self.reason = self.reason or str(ray.get(self.answer))
         self.answer = self.board.put.remote(row)
         return self.reason
 

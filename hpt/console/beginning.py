@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from hpt.console import cli
 from hpt.console.settings import SearchConfig, changed, check_top_up, from_json
 from search.execution.store import SearchDir
+from trainer.data import Prepared
+from trainer.data.shards import digest as shards_digest
 from trainer.errors import UserError
 
 
@@ -67,3 +71,27 @@ def free_directories(config: SearchConfig) -> Iterator[Path]:
     base = f"{config.target}-{config.strategy.rpartition(':')[2]}"
     names = [base, *(f"{base}-{i}" for i in range(2, 10_000))]
     yield from (path for path in (config.out / name for name in names) if not SearchDir(path).begun)
+
+
+def fingerprint(data: Prepared) -> dict[str, Any]:
+    """What a search's losses depend on beside the trials: content of the tokens, their split, the tokenizer."""
+    spec, path = data.tokenizer, Path(data.tokenizer)
+    if path.suffix == ".json":
+        spec = hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
+    return {
+        "train": shards_digest(data.train),
+        "held out": shards_digest(data.val),
+        "tokenizer": spec,
+        "training tokens": data.train_tokens,
+        "held-out tokens": data.val_tokens,
+    }
+
+
+def check_same_data(then: dict[str, Any], now: dict[str, Any], directory: Path) -> None:
+    """UserError where a search would go on with other data than it was begun with."""
+    if differing := [name for name in then if name in now and then[name] != now[name]]:
+        named = "; ".join(f"{name} {then[name]} then, {now[name]} now" for name in differing)
+        raise UserError(
+            f"The corpus has changed since {directory} was begun ({named}), and losses on both would be mixed: "
+            "restore it, or start a new search with another --name."
+        )

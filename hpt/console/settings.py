@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,7 +29,6 @@ from search.strategy import Strategy
 from trainer.architecture.counts import run_flops
 from trainer.config import RunConfig, from_dict, override
 from trainer.data import Prepared
-from trainer.data.shards import digest as shards_digest
 from trainer.devices import peak_speed, usable_cpus
 from trainer.errors import UserError
 from trainer.presets import preset
@@ -221,30 +219,6 @@ def plans_with(config: SearchConfig, target: RunConfig, slots: Slots, launch: fl
     budget, seconds = config.build_budget(target, slots.per_device), launch * slots.count
     held = Spending(seconds, 0.0, seconds / 3600 * config.usd_per_hour / slots.per_device)
     return replace(budget, reserve=RESERVE, held=held)
-
-
-def fingerprint(data: Prepared) -> dict[str, Any]:
-    """What a search's losses depend on beside the trials: content of the tokens, their split, the tokenizer."""
-    spec, path = data.tokenizer, Path(data.tokenizer)
-    if path.suffix == ".json":
-        spec = hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()
-    return {
-        "train": shards_digest(data.train),
-        "held out": shards_digest(data.val),
-        "tokenizer": spec,
-        "training tokens": data.train_tokens,
-        "held-out tokens": data.val_tokens,
-    }
-
-
-def check_same_data(then: dict[str, Any], now: dict[str, Any], directory: Path) -> None:
-    """UserError where a search would go on with other data than it was begun with."""
-    if differing := [name for name in then if name in now and then[name] != now[name]]:
-        named = "; ".join(f"{name} {then[name]} then, {now[name]} now" for name in differing)
-        raise UserError(
-            f"The corpus has changed since {directory} was begun ({named}), and losses on both would be mixed: "
-            "restore it, or start a new search with another --name."
-        )
 
 
 def to_json(config: SearchConfig) -> dict[str, Any]:
