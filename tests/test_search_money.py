@@ -24,12 +24,14 @@ from trainer.architecture.counts import run_flops
 from trainer.errors import UserError
 
 COUNTS = {
-    "greedy": 200, "literature": 200, "early-stopping": 200, "grid": 150, "mutransfer": 100, "hyperband": 70,
-    "data-scaling": 40, "model-scaling": 24, "hybrid": 10, "transfer": 6,
+    "greedy": 210, "literature": 200, "early-stopping": 200, "grid": 150, "mutransfer": 100, "hyperband": 70,
+    "data-scaling": 40, "model-scaling": 24, "hybrid": 4, "transfer": 3,
 }  # fmt: skip
 """Searches by strategy, fewer where asking takes long."""
+CHEAP = Hyperband(units=9, focus=0.0)
 SETTINGS: dict[str, Strategy] = {
-    "hyperband": Hyperband(units=27), "hybrid": Hybrid(each=Hyperband(units=27)), "transfer": Transfer(max_trials=16),
+    "hyperband": Hyperband(units=27), "hybrid": Hybrid(sizes=((1, 64, 1), (2, 128, 2)), each=CHEAP),
+    "transfer": Transfer(max_trials=8),
 }  # fmt: skip
 TARGET = small_target()
 
