@@ -60,7 +60,7 @@ RUN: Mapping[str, Range] = {
     # the run
     "tokens": TOKENS,
     "batch": TOKENS,
-    "lr": Range(0, 1e6, above=True),
+    "lr": Range(0, 1e12, above=True),
     "warmup": Range(0, LARGE, whole=True),
     "cooldown": SHARE,
     "final_fraction": SHARE,

@@ -10,7 +10,7 @@ FEW = Range(1, 10_000, whole=True)
 NONE_OR_MORE = Range(0, 10**9, whole=True)
 FLAGS: Mapping[str, Range] = {
     # what is trained
-    "lr": Range(0, 1e6, above=True),
+    "lr": Range(0, 1e12, above=True),
     "lrs": Range(0, 1e6, above=True),
     "lr_range": Range(0, 1e6, above=True),
     "tokens": Range(1, LARGE),  # 2.5e9 is a number of tokens
