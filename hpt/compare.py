@@ -6,8 +6,10 @@ from __future__ import annotations
 import csv
 import io
 import math
+import signal
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -72,18 +74,22 @@ class CompareConfig(cli.Common):
 _CASES: list[Case] = []
 
 
-def _start(cases: list[Case]) -> None:
+def _start(cases: list[Case], alone: bool = True) -> None:
     _CASES[:] = cases
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if not alone:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's Ctrl-C ends them
 
 
 def _judge(name: str, case: int, budget: float, seeds: range, rules: Rules) -> list[Result]:
     return judge(_CASES[case], name, budget, seeds, rules)
 
 
-def compare(cases: list[Case], config: CompareConfig, console: Console) -> list[Result]:
+def compare(
+    cases: list[Case], config: CompareConfig, console: Console, found: list[Result] | None = None
+) -> list[Result]:
     """All strategies, targets, budgets and seeds; the same results whatever the number of
-    processes."""
+    processes. `found` is filled as they come."""
     names = entered(config.strategies, set.intersection(*(set(case.serves) for case in cases)))
     budgets = config.budgets or ((1.0,) if config.planted else (0.1, 0.25, 0.5, 1.0, 2.0))
     seeds = (1 if config.planted else 100) if config.seeds is None else config.seeds
@@ -96,20 +102,20 @@ def compare(cases: list[Case], config: CompareConfig, console: Console) -> list[
         for budget in budgets
         for i in range(0, seeds, CHUNK)
     ]
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+    found = [] if found is None else found
+    with ExitStack() as stack:
+        progress = stack.enter_context(Progress(console=console, transient=True, disable=not console.is_terminal))
         task = progress.add_task("searches", total=len(work))
-        found: list[Result] = []
         if config.jobs == 1:
             _start(cases)
             parts = (_judge(*one) for one in work)
-            for part in parts:
-                found += part
-                progress.advance(task)
-            return found
-        with ProcessPoolExecutor(config.jobs, initializer=_start, initargs=(cases,)) as pool:
-            for part in pool.map(_judge, *zip(*work, strict=True)):
-                found += part
-                progress.advance(task)
+        else:
+            pool = ProcessPoolExecutor(config.jobs, initializer=_start, initargs=(cases, False))
+            stack.enter_context(pool)
+            parts = pool.map(_judge, *zip(*work, strict=True))
+        for part in parts:
+            found += part
+            progress.advance(task)
     return found
 
 
@@ -158,17 +164,28 @@ def draw(lines: list[Line]) -> Chart:
 
 
 def run(config: CompareConfig, console: Console) -> list[Line]:
-    """Compare, print, and write what was found under `config.out`."""
-    cases = posed(config, console)
-    results = compare(cases, config, console)
+    """Compare, print, and write what was found under `config.out`; interrupted, what was found until then."""
+    cases, results = posed(config, console), list[Result]()
+    try:
+        compare(cases, config, console, results)
+    except KeyboardInterrupt:
+        if results:
+            console.print(f"Interrupted: the {len(results)} searches that had ended are kept.")
+            _write_all(results, summarise(results), config.out)
+        raise
     lines = summarise(results)
     (planted_page if config.planted else leaderboard)(lines, console)
-    config.out.mkdir(parents=True, exist_ok=True)
-    write(results, config.out / "runs.csv")
-    write(lines, config.out / "summary.csv")
-    write_atomic(config.out / "regret.svg", picture([draw([line for line in lines if line.table == lines[0].table])]))
+    _write_all(results, lines, config.out)
     console.print(f"Written: {config.out}/runs.csv, summary.csv, regret.svg")
     return lines
+
+
+def _write_all(results: list[Result], lines: list[Line], out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    write(results, out / "runs.csv")
+    write(lines, out / "summary.csv")
+    first = [line for line in lines if line.table == lines[0].table]  # of planted problems, those to be answered
+    write_atomic(out / "regret.svg", picture([draw(first)]))
 
 
 def main(argv: Sequence[str]) -> int:

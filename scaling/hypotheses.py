@@ -157,7 +157,7 @@ def _fit(family: Family, points: Sequence[Point], target: Point) -> Fit | str:
     )
     reason = _refusal(family, z, z_target, n, p, mean, slope, slope_sd)
     if not reason and n > p and missed > 0.5 and score > 9:
-        reason = f"it misses its own optima {math.exp(missed):.2g}-fold when each is left out"
+        reason = f"it misses its own optima {math.exp(min(missed, 99.0)):.2g}-fold when each is left out"
     return Fit(
         name=family.name, formula=family.formula, coefficients=tuple(beta.tolist()),
         covariance=tuple(map(tuple, cov.tolist())), log_lr=mean, sd=sd_target, slope=slope, slope_sd=slope_sd,

@@ -150,7 +150,7 @@ def targets(world: World, rules: Rules) -> tuple[list[TableCase], list[str]]:
     largest = (table.sizes[1:] if holdout == "size" else table.sizes)[-rules.sizes :]
     if rules.sizes < 1 or not largest:
         raise UserError(
-            f"{table.name} holds a single size, {table.sizes[0]:g}: --holdout run or target, or a table with several."
+            f"{table.name} holds a single size, {table.sizes[0]:g}: use --holdout run or target, or a table of several."
         )
     for n, d in sorted({(n, d) for n, d, _ in table.cells if n in largest}):
         batches = table.batches(n, d)

@@ -48,6 +48,7 @@ class Line:
     """Median of upper end over lower end."""
     width90: float
     trials: float
+    """Mean, of searches that could begin; 0: none could."""
     cost: float
 
 
@@ -83,7 +84,8 @@ def _line(group: list[Result]) -> Line:
         inside50=inside50, inside50_range=range50, inside90=inside90, inside90_range=range90,
         width50=_median([r.high50 / r.low50 for r in group]),
         width90=_median([r.high90 / r.low90 for r in group]),
-        trials=float(np.mean([r.trials for r in group])), cost=float(np.mean([r.cost for r in group])),
+        trials=_mean([r.trials for r in group if r.outcome != "unable"]),
+        cost=_mean([r.cost for r in group if r.outcome != "unable"]),
     )  # fmt: skip
 
 
@@ -109,3 +111,7 @@ def binomial(held: float, n: int) -> tuple[float, float]:
 def _median(values: list[float]) -> float:
     known = [v for v in values if not math.isnan(v)]
     return float(np.median(known)) if known else math.nan
+
+
+def _mean(values: list[float]) -> float:
+    return float(np.mean(values)) if values else 0.0
