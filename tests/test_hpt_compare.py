@@ -113,7 +113,7 @@ def test_planted_problems_are_raced(tmp_path: Path, capsys: pytest.CaptureFixtur
         (["--planted", "2", "--table", "x.csv"], "Give a table"),
         (["--planted", "-1"], "at least one"),
         (["--table", "none.csv"], "There is no table"),
-        (["--planted", "2", "--seeds", "0"], "must be positive"),
+        (["--planted", "2", "--seeds", "0"], "must be a whole number from 1"),
         (["--planted", "2", "--strategies", "nope"], "no strategy nope"),
     ],
 )

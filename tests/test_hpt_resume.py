@@ -83,7 +83,7 @@ def test_formats(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has format 3, and this hpt reads 1 to 2"):
         read_config(["--resume", str(directory.path)])
     (directory.path / "config.json").write_text("[]")
-    with pytest.raises(UserError, match="is not a JSON object"):
+    with pytest.raises(UserError, match="is no JSON object"):
         read_config(["--resume", str(directory.path)])
 
 

@@ -14,6 +14,8 @@ from trainer.errors import UserError
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Write so that `path` holds the old content or the whole new one, also after a power cut."""
+    if not path.name or "\0" in str(path):
+        raise UserError(f"{str(path)!r} is no name of a file: give another.")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

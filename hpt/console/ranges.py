@@ -54,6 +54,7 @@ FLAGS: Mapping[str, Range] = {
     "limit": COUNT,
     "task_limit": COUNT,
     "noise": Range(0, 1e6),
+    "loss_cap": POSITIVE,
     # settings of strategies
     "reduction_factor": Range(2, 1000, whole=True),
     "units": COUNT,
