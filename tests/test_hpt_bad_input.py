@@ -78,7 +78,9 @@ def test_a_live_search_keeps_its_directory(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_used_directory_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    SearchDir(tmp_path / "searches" / "mine").write_config({})
+    directory = SearchDir(tmp_path / "searches" / "mine")
+    directory.write_config({})
+    (directory.path / "trials.jsonl").write_text("{}\n")  # without a trial there is nothing to lose
     with pytest.raises(UserError, match="holds a search already"):
         main(["--name", "mine"])
 

