@@ -266,6 +266,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, d
         worker.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(480)  # five processes on a busy machine
 @pytest.mark.parametrize("case", CASES, ids=lambda c: f"{c.kind}-{c.size}{'-uneven' * (c.run is UNEVEN)} {c.folder}")
 def test_several_workers_agree_with_one(

@@ -123,7 +123,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["--from", str(tmp_path), "--samples", "3", "--max-tokens", "9", "--json"]) == 0
     texts = json.loads(capsys.readouterr().out)["texts"]
     assert len(texts) == 3 and len(set(texts)) > 1
-    with pytest.raises(UserError, match="--top-p 0.0 makes no sense"):
+    with pytest.raises(UserError, match="--top-p 0.0 must be a number above 0"):
         main([str(tmp_path), "--top-p", "0"])
     with pytest.raises(UserError, match="holds no checkpoint"):
         main([str(tmp_path / "nothing")])

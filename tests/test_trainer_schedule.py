@@ -122,7 +122,7 @@ def test_override_sets_nested_fields_with_types() -> None:
         ("batch=17", "not a multiple of the context of 16: use 16"),
         ("model.heads=5", "does not divide model.width=32"),
         ("warmup=99999", "must lie between 0 and tokens=1600"),
-        ("tokens=0", "must be positive"),
+        ("tokens=0", "must be a whole number from 1"),
     ],
 )
 def test_bad_settings_are_one_sentence(assignment: str, sentence: str) -> None:

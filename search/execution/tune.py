@@ -40,7 +40,7 @@ from trainer.local_ray import RayHealth  # noqa: E402
 
 # Tune's snapshot of its own state is not used, and copying it can race with its renaming: that is nobody's business.
 # Which trials failed, and why, is said by hpt.
-for name in ("ray.tune.execution.experiment_state", "ray.tune.tune"):
+for name in ("ray.tune.execution.experiment_state", "ray.tune.execution.tune_controller", "ray.tune.tune"):
     logging.getLogger(name).setLevel(logging.CRITICAL)
 
 POLL_SECONDS = 1.0  # a trial reports its progress about this often
