@@ -12,7 +12,7 @@ HEAD = 2000  # characters that are looked at
 def only(languages: tuple[str, ...]) -> Callable[[str], str]:
     """languages: ISO 639-1 codes, as en or de."""
     try:
-        import py3langid
+        import py3langid  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise UserError("--language needs py3langid: pip install py3langid.") from None
     known = {name for name, _ in py3langid.rank("text")}
