@@ -13,6 +13,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from trainer.addresses import masked, scrubbed
 from trainer.data.folders import cache_dir
 from trainer.errors import UserError
 from trainer.files import write_atomic
@@ -24,6 +25,11 @@ class Place:
 
     address: str
     """As pyarrow writes it, options included: s3://bucket/path?region=eu-west-1."""
+
+    @property
+    def shown(self) -> str:
+        """For people: without options and secrets."""
+        return masked(self.address.split("?")[0])
 
     @property
     def local(self) -> Path | None:
@@ -47,10 +53,9 @@ class Place:
         self.__dict__.update(state)
 
     def _refused(self, error: Exception) -> UserError:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        reason = scrubbed((str(error).strip() or type(error).__name__).splitlines()[0], self.address)[:200]
         return UserError(
-            f"The store {self.address.split('?')[0]} cannot be used ({reason}): check the address, your credentials "
-            "and the network."
+            f"The store {self.shown} cannot be used ({reason}): check the address, your credentials and the network."
         )
 
     def read(self, name: str) -> bytes | None:
@@ -122,7 +127,7 @@ def mirror(address: str, kinds: tuple[str, ...]) -> Path:
         if n.endswith((*kinds, ".sum")) or n in ("prepared.json", "tokenizer.json")
     }
     if not any(name.endswith(kinds) for name in wanted):
-        raise UserError(f"{address.split('?')[0]} holds no file that hpt reads: {', '.join(kinds)}.")
+        raise UserError(f"{masked(address.split('?')[0])} holds no file that hpt reads: {', '.join(kinds)}.")
     prepared = json.loads(place.read("prepared.json") or b"{}") if "prepared.json" in listed else {}
     checksums = {entry["name"]: entry["checksum"] for entry in prepared.get("shards", ())}
     folder = cache_dir() / "stores" / hashlib.blake2b(address.split("?")[0].encode(), digest_size=8).hexdigest()
@@ -137,7 +142,7 @@ def mirror(address: str, kinds: tuple[str, ...]) -> Path:
             place.fetch(name, target)
             if name in checksums and checksum(target) != checksums[name]:
                 target.unlink()
-                raise UserError(f"{place.address.split('?')[0]}/{name} arrived damaged: give the command again.")
+                raise UserError(f"{place.shown}/{name} arrived damaged: give the command again.")
             held[name] = mark
             write_atomic(record, json.dumps(held).encode())
         for gone in [p for p in folder.iterdir() if p.suffix == ".bin" and p.name not in wanted]:
