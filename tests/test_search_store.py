@@ -35,7 +35,7 @@ trials = st.builds(
 )
 
 
-@given(st.lists(trials, max_size=6))
+@given(st.lists(trials, max_size=6, unique_by=lambda trial: trial.id))
 @settings(max_examples=25, deadline=None)
 def test_history_round_trips(tmp_path_factory: pytest.TempPathFactory, written: list[Trial]) -> None:
     directory = SearchDir(tmp_path_factory.mktemp("search"))
