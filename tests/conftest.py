@@ -18,6 +18,18 @@ import torch  # noqa: E402
 torch.set_num_threads(1)
 
 
+BUSY = ("test_hpt_search", "test_hpt_train_ray", "test_search_tune", "test_faults", "test_cluster", "test_trainer_cluster")
+"""Files whose tests start many processes: one of these at a time."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """A file stays in one of pytest's two processes, for its fixtures' sake; the longest ones begin first."""
+    items.sort(key=lambda item: item.path.stem not in BUSY)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("busy" if item.path.stem in BUSY else item.path.stem))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One cache for the whole test session, so that a corpus is prepared once."""

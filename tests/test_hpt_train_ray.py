@@ -65,6 +65,7 @@ def workers_of(process: subprocess.Popen) -> list[int]:
     return [int(pid) for pid, _, command in table if pid in below and "RayTrainWorker" in command]
 
 
+@pytest.mark.slow
 def test_a_killed_worker_does_not_lose_the_run(place: Path) -> None:
     alone = start(place, "alone")
     many = start(place, "many", "--workers", "2")

@@ -35,6 +35,7 @@ class Rungs(Empty):
         return answer if isinstance(answer, Done) else answer[:left]
 
 
+@pytest.mark.slow
 def test_slots_keep_their_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each of these trials is far shorter than a process takes to start."""
     jobs: dict[int, set[str]] = {}

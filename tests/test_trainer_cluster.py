@@ -38,6 +38,7 @@ cluster.shutdown()
 """
 
 
+@pytest.mark.slow
 def test_gpus_are_found_where_the_head_has_none(tmp_path: Path) -> None:
     env = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
     done = subprocess.run(

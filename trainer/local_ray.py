@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import ray
 from ray._private import ray_constants
+from ray._private import worker as ray_worker
 
 from trainer.errors import UserError
 
@@ -44,12 +45,15 @@ def ray_session(cpus: int, gpus: int) -> Iterator[None]:
             "object_store_memory": 128 * 2**20,
         }
     # Ray puts the working directory first in its workers' path: a trainer.py there would be taken for our package.
-    with chdir(HOME if _namesakes() else "."), _own_handlers():
-        _start(settings)
+    # Ray prints what its processes say of dead workers, with the end of their logs; a trial's record has what matters.
+    words, ray_worker.print_to_stdstream = ray_worker.print_to_stdstream, lambda *_, **__: None
     try:
+        with chdir(HOME if _namesakes() else "."), _own_handlers():
+            _start(settings)
         yield
     finally:
         ray.shutdown()
+        ray_worker.print_to_stdstream = words
 
 
 def _start(settings: dict[str, Any]) -> None:
