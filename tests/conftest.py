@@ -18,16 +18,22 @@ import torch  # noqa: E402
 torch.set_num_threads(1)
 
 
-BUSY = ("test_hpt_search", "test_hpt_train_ray", "test_search_tune", "test_faults", "test_cluster", "test_trainer_cluster")
-"""Files whose tests start many processes: one of these at a time."""
+BUSY = ("cluster", "faults", "hpt_search", "hpt_train_ray", "search_tune", "trainer_cluster")
+"""Files whose tests start many processes: one of these at a time, and first, for they take longest."""
 
 
-@pytest.hookimpl(tryfirst=True)
+def _group(item: pytest.Item) -> str:
+    name = item.path.stem.removeprefix("test_")
+    return "busy" if name in BUSY else name
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """A file stays in one of pytest's two processes, for its fixtures' sake."""
+    item.add_marker(pytest.mark.xdist_group(_group(item)))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A file stays in one of pytest's two processes, for its fixtures' sake; the longest ones begin first."""
-    items.sort(key=lambda item: item.path.stem not in BUSY)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("busy" if item.path.stem in BUSY else item.path.stem))
+    items.sort(key=lambda item: _group(item) != "busy")
 
 
 @pytest.fixture(scope="session", autouse=True)
