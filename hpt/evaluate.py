@@ -19,11 +19,11 @@ from rich.table import Table
 
 from hpt.console import cli
 from trainer.addresses import masked
-from trainer.checkpoints.storage import Store
 from trainer.checkpoints.trained import open_trained
 from trainer.errors import UserError
 from trainer.evals import EVALUATORS, evaluate, locate
 from trainer.files import read_json, write_atomic
+from trainer.storage import Store
 
 QUIET_SECONDS = 5.0  # before progress is shown
 PLAIN_SECONDS = 15.0  # between lines where the output is not a terminal

@@ -19,7 +19,6 @@ from hpt.tracking.mirror import tracking_uri as uri_of
 from search.execution.store import SearchDir
 from trainer.addresses import masked
 from trainer.checkpoints.copies import here
-from trainer.checkpoints.storage import Store
 from trainer.config import RunConfig, from_json, override, to_dict
 from trainer.data import Prepared, check_enough, prepare
 from trainer.errors import UserError
@@ -27,6 +26,7 @@ from trainer.evals import EVALUATORS
 from trainer.files import in_a_jobs_folder, parse_json
 from trainer.final import Plan
 from trainer.presets import preset
+from trainer.storage import Store
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,10 +20,10 @@ from search.budget import Timing, shape_key
 from search.execution.store import SearchDir
 from search.records import Recommendation, Trial
 from trainer.addresses import masked, scrubbed
-from trainer.checkpoints.storage import Store
 from trainer.config import to_dict
 from trainer.errors import UserError
 from trainer.presets import preset
+from trainer.storage import Store
 
 ROOT = Path(__file__).parents[1]
 HOSTILE = r"""'"onmouseover=alert(1) x="<script>alert(2)</script><img src=x onerror=alert(3)>\input{/etc/passwd}"""

@@ -23,13 +23,14 @@ from trainer.data import prepare
 from trainer.data import tokenise as tokenising
 from trainer.data.corpus import Reading, corpus_files, held_out_rank
 from trainer.data.making import build
-from trainer.data.place import Place, mirror
+from trainer.data.mirrored import mirror
 from trainer.data.prepare import read_prepared
 from trainer.data.shards import read_shard, write_shard
 from trainer.data.tokenise import encode, tokens_of
 from trainer.data.tokenizer import load_tokenizer, train_tokenizer
 from trainer.data.units import Piece, blocks, documents_of, units
 from trainer.errors import UserError
+from trainer.storage import Store
 
 TEXTS = [
     f"Story {i}: the {w} said {i * 7} times that {i * i} is enough.\n" * 3
@@ -50,7 +51,7 @@ def built(
 ) -> dict[str, object]:
     data = DataConfig(corpus=str(corpus), tokenizer=tokenizer, val_tokens=200, **settings)  # type: ignore[arg-type]
     files = corpus_files(data)
-    return build(data, files, Reading(data.text_field), Place(str(out)), out, processes=processes, size=SIZE)
+    return build(data, files, Reading(data.text_field), Store(str(out)), out, processes=processes, size=SIZE)
 
 
 def shards(out: Path) -> dict[str, bytes]:
@@ -286,20 +287,20 @@ def test_shards_in_an_object_store(tmp_path: Path, bucket: str, monkeypatch: pyt
     corpus, address = write_files(tmp_path / "in"), bucket.replace("FOLDER", "one")
     built(corpus, tmp_path / "here")
     data = DataConfig(corpus=str(corpus), tokenizer="bpe:300", val_tokens=200)
-    build(data, corpus_files(data), Reading(), Place(address), tmp_path / "staging", size=SIZE)
+    build(data, corpus_files(data), Reading(), Store(address), tmp_path / "staging", size=SIZE)
     used = replace(data, corpus=address)
     prepared = prepare(used)
     assert shards(prepared.train[0].parent).keys() >= shards(tmp_path / "here").keys()
     here = shards(tmp_path / "here")
     assert {n: b for n, b in shards(prepared.train[0].parent).items() if n in here} == here
     fetched: list[str] = []
-    real = Place.fetch
-    monkeypatch.setattr(Place, "fetch", lambda self, name, target: (fetched.append(name), real(self, name, target))[1])
+    real = Store.fetch
+    monkeypatch.setattr(Store, "fetch", lambda self, name, target: (fetched.append(name), real(self, name, target))[1])
     assert prepare(used) == prepared and not fetched  # by name, size and checksum
     prepared.train[1].write_bytes(b"short")
     assert prepare(used) == prepared and fetched == [prepared.train[1].name]
     monkeypatch.setattr(tokenising, "write_shard", lambda *_: pytest.fail("made again"))
-    build(data, corpus_files(data), Reading(), Place(address), tmp_path / "other", size=SIZE)
+    build(data, corpus_files(data), Reading(), Store(address), tmp_path / "other", size=SIZE)
 
 
 def test_a_store_that_refuses_is_a_sentence(tmp_path: Path, bucket: str) -> None:
@@ -307,15 +308,15 @@ def test_a_store_that_refuses_is_a_sentence(tmp_path: Path, bucket: str) -> None
     with pytest.raises(UserError, match="holds no file that hpt reads|cannot be used"):
         mirror(gone, (".bin",))
     with pytest.raises(UserError, match="s3://nobody/x cannot be used"):
-        Place(gone).write("a", b"b")
+        Store(gone).write("a", b"b")
     with pytest.raises(UserError, match="cannot be used"):
-        Place("s3://shards/x?region=us-east-1&endpoint_override=http%3A%2F%2F127.0.0.1%3A1").read("a")
+        Store("s3://shards/x?region=us-east-1&endpoint_override=http%3A%2F%2F127.0.0.1%3A1").read("a")
 
 
 def test_foreign_shards_in_a_store(tmp_path: Path, bucket: str) -> None:
     address = bucket.replace("FOLDER", "foreign")
     for name in ("x_train_000001.bin", "x_val_000000.bin"):
         write_shard(tmp_path / name, [np.arange(500)], 50257)
-        Place(address).put(tmp_path / name, name)
+        Store(address).put(tmp_path / name, name)
     prepared = prepare(DataConfig(corpus=address, tokenizer="gpt2", val_tokens=100))
     assert prepared.train_tokens == 500 and not (tmp_path / "x_val_000000.bin").exists()

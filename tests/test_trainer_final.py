@@ -19,7 +19,6 @@ from tokens_made import make_data
 import trainer.cohorts.memory
 import trainer.passes
 from trainer.checkpoints.saver import Saver
-from trainer.checkpoints.storage import Store
 from trainer.cohorts.calibrate import calibrate
 from trainer.cohorts.cohort import Cohort
 from trainer.config import DataConfig, ModelConfig, RunConfig
@@ -28,6 +27,7 @@ from trainer.errors import UserError
 from trainer.final import Plan, Row, final
 from trainer.loop import Training
 from trainer.parallel import Parallel
+from trainer.storage import Store
 
 MODEL = ModelConfig(depth=2, width=32, heads=2, context=16, vocabulary=64)
 RUN = RunConfig(

@@ -17,12 +17,12 @@ from search.records import Recommendation
 from trainer.checkpoints.copies import here
 from trainer.checkpoints.file import pack
 from trainer.checkpoints.lease import NAME, lease
-from trainer.checkpoints.storage import Store
 from trainer.config import DataConfig, ModelConfig, RunConfig, to_dict
 from trainer.data import prepare
 from trainer.errors import UserError
 from trainer.files import in_a_jobs_folder
 from trainer.loop import Training
+from trainer.storage import Store
 
 MODEL = ModelConfig(depth=1, width=16, heads=2, context=16, vocabulary=300)
 

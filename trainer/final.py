@@ -17,7 +17,6 @@ from trainer.addresses import masked
 from trainer.architecture.counts import flops_per_token
 from trainer.checkpoints.file import step_of, unpack
 from trainer.checkpoints.saver import Saver, name_of
-from trainer.checkpoints.storage import Store
 from trainer.cohorts.memory import micro_batch
 from trainer.config import RunConfig, to_dict
 from trainer.data import Prepared
@@ -29,6 +28,7 @@ from trainer.files import parse_json
 from trainer.generate import sample_text
 from trainer.loop import Report, Training
 from trainer.parallel import Parallel
+from trainer.storage import Store
 
 ROWS = 1000  # of the log that a checkpoint carries: longer runs log less often
 SAMPLE_TOKENS = 48

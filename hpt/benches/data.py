@@ -18,11 +18,11 @@ from hpt.benches.common import Options, Row, seconds
 from trainer.config import DataConfig
 from trainer.data import Batches, Prepared, prepare
 from trainer.data.corpus import Reading, documents
-from trainer.data.place import Place
 from trainer.data.shards import read_shard
 from trainer.data.tokenise import Making, make
 from trainer.data.tokenizer import load_tokenizer, to_json
 from trainer.data.units import units
+from trainer.storage import Store
 
 CONTEXT = 1024
 
@@ -74,7 +74,7 @@ def _encoding(texts: list[str], size: int, encoding: tiktoken.Encoding) -> list[
             make(
                 Making(
                     units=tuple(units([folder / "a.jsonl"])), reading=Reading(), tokenizer=str(folder / "t.json"),
-                    held_out=0.05, place=Place(str(place)), staging=place,
+                    held_out=0.05, place=Store(str(place)), staging=place,
                 ), 0,
             )  # fmt: skip
 

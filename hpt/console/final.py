@@ -19,7 +19,6 @@ from hpt.tracking.mirror import FinalMirror, FinalRun, ui_command
 from trainer.architecture.counts import flops_per_token, parameters, run_flops
 from trainer.checkpoints.lease import lease
 from trainer.checkpoints.saver import FOLDER
-from trainer.checkpoints.storage import Store
 from trainer.cohorts.calibrate import calibrate
 from trainer.cohorts.memory import micro_batch, run_bytes
 from trainer.config import RunConfig
@@ -29,6 +28,7 @@ from trainer.errors import UserError
 from trainer.final import Plan, Row, final
 from trainer.loop import Training
 from trainer.parallel import Parallel
+from trainer.storage import Store
 
 SAY_SECONDS = 10.0
 MIRROR_SECONDS = 5.0

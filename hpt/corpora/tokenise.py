@@ -16,10 +16,10 @@ from trainer.config import DataConfig
 from trainer.data.corpus import Reading, corpus_files
 from trainer.data.folders import cache_dir
 from trainer.data.making import build
-from trainer.data.place import Place
 from trainer.data.processes import cores
 from trainer.data.tokenizer import bpe_size, load_tokenizer
 from trainer.errors import UserError
+from trainer.storage import Store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ def run(config: Tokenise, console: Console) -> int:
         corpus=config.corpus, tokenizer=config.tokenizer, text_field=config.text_field, val_tokens=config.val_tokens,
         val=config.val, val_documents=config.val_documents,
     )  # fmt: skip
-    place = Place(config.out)
+    place = Store(config.out)
     staging = place.local or cache_dir() / "staging" / hashlib.blake2b(config.out.encode(), digest_size=8).hexdigest()
     began = time.perf_counter()
     claim(place, files, data, config)
@@ -80,7 +80,7 @@ def run(config: Tokenise, console: Console) -> int:
     return 0
 
 
-def claim(place: Place, files: list[Path], data: DataConfig, config: Tokenise) -> None:
+def claim(place: Store, files: list[Path], data: DataConfig, config: Tokenise) -> None:
     """Refuses a place that holds shards of something else."""
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     shaping = repr((stats, data, config.name, config.skip_damaged)).encode()

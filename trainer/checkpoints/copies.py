@@ -6,10 +6,10 @@ import hashlib
 from pathlib import Path
 
 from trainer.checkpoints.saver import FOLDER
-from trainer.checkpoints.storage import Store
 from trainer.data.folders import cache_dir
 from trainer.errors import UserError
 from trainer.files import write_atomic
+from trainer.storage import Store
 
 SMALL = ("run.json", "tokenizer.json", "evaluations.json", "config.json", "recommendation.json")
 

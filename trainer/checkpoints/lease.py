@@ -10,9 +10,9 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from trainer.checkpoints.storage import Store
 from trainer.errors import UserError
 from trainer.files import parse_json
+from trainer.storage import Store
 
 NAME = "lease.json"
 SECONDS = 180.0  # without a renewal, after which it is free: its holder was killed

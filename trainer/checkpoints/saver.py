@@ -10,8 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from trainer.checkpoints.file import open_checkpoint, pack, unpack
-from trainer.checkpoints.storage import Store
 from trainer.errors import UserError
+from trainer.storage import Store
 
 FOLDER = "checkpoints"
 

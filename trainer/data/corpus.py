@@ -22,7 +22,7 @@ import zstandard
 
 from trainer.config import DataConfig
 from trainer.data.folders import REPORTS, corpus_folder
-from trainer.data.place import mirror
+from trainer.data.mirrored import mirror
 from trainer.data.sources import CORPORA
 from trainer.data.tokenizer import END_OF_TEXT
 from trainer.errors import UserError

@@ -14,13 +14,13 @@ import tiktoken
 
 from trainer.config import DataConfig
 from trainer.data.corpus import Reading
-from trainer.data.place import Place
 from trainer.data.processes import cores, over
 from trainer.data.shards import read_shard
 from trainer.data.tokenise import Making, make, rank
 from trainer.data.tokenizer import END_OF_TEXT, bpe_size, load_tokenizer, train_tokenizer
 from trainer.data.units import SIZE, Document, Piece, Unit, blocks, found_in, units
 from trainer.errors import UserError
+from trainer.storage import Store
 
 HELD_OUT = 0.05  # of the documents, or more where val_tokens need it
 MOST_HELD_OUT = 0.3  # where documents are so few that a whole one would be more, the end of one is held out
@@ -32,7 +32,7 @@ def build(
     data: DataConfig,
     files: Sequence[Path],
     reading: Reading,
-    place: Place,
+    place: Store,
     staging: Path,
     *,
     name: str = "corpus",

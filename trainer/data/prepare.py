@@ -18,12 +18,12 @@ from trainer.data.corpus import Reading, corpus_files
 from trainer.data.folders import REPORTS
 from trainer.data.folders import cache_dir as cache_dir
 from trainer.data.making import HELD_OUT, build, bytes_per_token
-from trainer.data.place import Place
 from trainer.data.shards import damage, read_shard
 from trainer.data.sources import CORPORA
 from trainer.data.tokenizer import bpe_size, ids_of, load_tokenizer
 from trainer.errors import UserError
 from trainer.files import disk_error
+from trainer.storage import Store
 
 FORMAT = 2  # of the cache; a change of anything that alters the shards of a small corpus raises it
 
@@ -146,7 +146,7 @@ def _made(data: DataConfig, files: list[Path], folder: Path, say: Callable[[str]
                 if (folder / "prepared.json").exists():  # it was finished, and is damaged: nothing of it counts
                     shutil.rmtree(folder / REPORTS, ignore_errors=True)
                     (folder / "tokenizer.json").unlink(missing_ok=True)
-                build(data, files, Reading(data.text_field), Place(str(folder)), folder, say=say)
+                build(data, files, Reading(data.text_field), Store(str(folder)), folder, say=say)
                 prepared = read_prepared(folder)
     except OSError as error:
         raise disk_error(error, folder / "prepared.json") from error

@@ -16,11 +16,12 @@ import numpy as np
 import tiktoken
 
 from trainer.data.corpus import Reading, held_out_rank
-from trainer.data.place import Place, checksum
+from trainer.data.mirrored import checksum
 from trainer.data.shards import seal, write_shard
 from trainer.data.tokenizer import END_OF_TEXT, load_tokenizer
 from trainer.data.units import SIZE, Document, Unit, blocks, documents_of
 from trainer.errors import UserError
+from trainer.storage import Store
 
 LONG = 2**22  # characters that are encoded at once
 SPACE = re.compile(r"(?<=\S) (?=\w)")  # where GPT-2's and later patterns begin a new piece in any case
@@ -42,7 +43,7 @@ class Making:
     """Held out instead, in order."""
     val_documents: int = 0
     """So many of them; 0: all."""
-    place: Place
+    place: Store
     staging: Path
     """Folder in which a shard is written before it is put in its place."""
     name: str = "corpus"

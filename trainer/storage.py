@@ -1,7 +1,10 @@
-"""Where a run's files are: a local folder, or an address of an object store (s3://bucket/path, gs://...)."""
+"""Where the files of a run or of a corpus are: a local folder, or an address of an object store (s3://bucket/path,
+gs://...)."""
 
 from __future__ import annotations
 
+import os
+import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +26,7 @@ class Store:
     @property
     def local(self) -> Path | None:
         """The folder, where it is one."""
-        return Path(self.address) if "://" not in self.address else None
+        return Path(self.address).expanduser() if "://" not in self.address else None
 
     @cached_property
     def _remote(self) -> tuple[Any, str]:
@@ -35,6 +38,12 @@ class Store:
         except Exception as error:  # pyarrow's errors of the many stores share no class
             raise self._unreachable(error) from None
         return system, path.rstrip("/")
+
+    def __getstate__(self) -> dict[str, Any]:  # the connection stays here
+        return {"address": self.address}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
 
     def _unreachable(self, error: Exception) -> UserError:
         reason = scrubbed(str(error).strip() or type(error).__name__, self.address).splitlines()[0][:200]
@@ -95,3 +104,36 @@ class Store:
             system.delete_file(f"{path}/{name}")
         except FileNotFoundError:
             pass
+
+    def put(self, file: Path, name: str) -> None:
+        """Move a file here."""
+        if self.local is not None:
+            if file != self.local / name:
+                os.replace(file, self.local / name)
+            return
+        system, path = self._remote
+        try:
+            with file.open("rb") as source, system.open_output_stream(f"{path}/{name}") as stream:
+                shutil.copyfileobj(source, stream, 2**22)
+        except OSError as error:
+            raise self._unreachable(error) from None
+        file.unlink()
+
+    def fetch(self, name: str, target: Path) -> None:
+        system, path = self._remote
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        try:
+            with system.open_input_stream(f"{path}/{name}") as stream, temporary.open("wb") as file:
+                shutil.copyfileobj(stream, file, 2**22)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise self._unreachable(error) from None
+        os.replace(temporary, target)
+
+    def listed(self) -> dict[str, list[Any]]:
+        """Names of the files right here, with size and a mark of their content."""
+        from pyarrow import fs
+
+        system, path = self._remote
+        found = system.get_file_info(fs.FileSelector(path, allow_not_found=True))
+        return {f.base_name: [f.size, str(f.mtime_ns)] for f in found if f.type == fs.FileType.File}
