@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import uuid
@@ -47,7 +48,7 @@ def main(argv: Sequence[str]) -> int:
             ray = ray_session(setup.slots.count, setup.slots.count if setup.slots.gpu else 0)
             ray.__enter__()
         try:
-            return search(setup, console, began)
+            return search(on_cluster(setup, console), console, began)
         finally:
             ray.__exit__(None, None, None)
             setup.directory.unlock()
@@ -78,6 +79,25 @@ def make_ready(config: SearchConfig, begun: SearchConfig | None, console: Consol
     )
     strategy.plan(History(problem=make_problem(setup, {})))  # a budget that is hopeless in FLOPs is told at once
     return setup if config.dry_run else replace(setup, directory=claimed(config))
+
+
+def on_cluster(setup: Setup, console: Console) -> Setup:
+    """With the slots that a cluster has or may grow to, where Ray is one."""
+    if not os.environ.get("RAY_ADDRESS"):
+        return setup
+    from trainer.cluster import machines
+
+    found, config = machines(), setup.config
+    slots = Slots.of_cluster(
+        config.slots, nodes=found.nodes, cpus=found.cpus, gpus=found.gpus, more_gpus=found.more_gpus
+    )
+    console.print(f"{found}: {slots.count} trials at a time on {'GPUs' if slots.gpu else 'CPUs'}")
+    if found.nodes + found.more_nodes > 1 and not config.checkpoints:
+        console.print(
+            f"checkpoints of trials that may go on are in {setup.directory.checkpoints}: a node that does not see this "
+            "folder trains their parts again (--checkpoints takes a shared folder or s3://...)", style="yellow",
+        )  # fmt: skip
+    return replace(setup, slots=slots)
 
 
 def search(setup: Setup, console: Console, began: float) -> int:
@@ -215,6 +235,7 @@ def run_trials(setup: Setup, session: Session, stages: list[Stage], mirror: Mirr
             slots=setup.slots.count,
             gpu=setup.slots.gpu,
             threads=setup.slots.threads,
+            checkpoints=setup.checkpoints,
             on_progress=screen.progress,
             on_trial=ended,
             last_words=screen.last_words,

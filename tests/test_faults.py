@@ -152,6 +152,20 @@ def test_ray_killed(place: Place, undisturbed: dict[str, Any], name: str) -> Non
     goes_on(place, undisturbed)
 
 
+def test_node_killed(place: Place, undisturbed: dict[str, Any]) -> None:
+    """Of three, in the middle; the trunks are in a folder that all see."""
+    script = [sys.executable, str(ROOT / "tests" / "lost_search_node.py"), str(place.directory.path)]
+    process = subprocess.Popen(
+        [*script, *place.first, "--checkpoints", str(place.folder / "trunks")], cwd=place.folder, env=place.env,
+        text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    output = ended(process, 0)
+    assert "Ray has 3 nodes with 2 CPUs and no GPU: 2 trials at a time on CPUs" in output
+    assert place.decided() == undisturbed
+    assert sum(t.retries for t in place.directory.read_trials()) >= 1 and "it was tried again" in output
+    assert not list((place.folder / "trunks" / place.name).iterdir())
+
+
 @pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGHUP], [signal.SIGINT, signal.SIGINT]])
 def test_asked_to_end(place: Place, undisturbed: dict[str, Any], signals: list[signal.Signals]) -> None:
     process = place.start(place.first)

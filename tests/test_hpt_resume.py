@@ -160,3 +160,16 @@ def test_another_corpus_is_refused_with_both_named(tmp_path: Path) -> None:
         check_same_data(then, fingerprint(other), tmp_path)
     with pytest.raises(UserError, match="tokenizer none then, gpt2 now"):
         check_same_data(then, fingerprint(replace(one, tokenizer="gpt2")), tmp_path)
+
+
+def test_slots_of_a_cluster() -> None:
+    from hpt.console.settings import Slots
+
+    def of(wanted: int | None = None, nodes: int = 1, cpus: int = 8, gpus: int = 0, more: float = 0) -> Slots:
+        return Slots.of_cluster(wanted, nodes=nodes, cpus=cpus, gpus=gpus, more_gpus=more)
+
+    assert of(more=4) == Slots(count=4, gpu=True, threads=1, per_device=1)  # a head without a GPU
+    assert of(gpus=2, more=float("inf")).count == 2 and of(more=float("inf")).count == 1
+    assert of(3, gpus=8) == Slots(count=3, gpu=True, threads=1, per_device=1)
+    assert of(nodes=2, cpus=8) == Slots(count=8, gpu=False, threads=1, per_device=4)
+    assert of(2, nodes=2, cpus=8) == Slots(count=2, gpu=False, threads=4, per_device=1)

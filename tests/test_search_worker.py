@@ -12,11 +12,13 @@ import torch
 from tokens_made import make_data
 
 from search.execution import worker
+from search.execution.trunks import Trunks
 from search.execution.worker import Job, Progress, Worker, together
 from search.records import Proposal
+from trainer.checkpoints.file import load_checkpoint
 from trainer.cohorts.cohort import Cohort
 from trainer.config import DataConfig, ModelConfig, RunConfig
-from trainer.data import Prepared
+from trainer.data import Prepared, here, prepare
 from trainer.errors import UserError
 
 MODEL = ModelConfig(depth=1, width=16, heads=2, context=16, vocabulary=64)
@@ -33,7 +35,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
     return make_data(tmp_path_factory.mktemp("tokens"))
 
 
-def work(proposals: tuple[Proposal, ...], data: Prepared, folder: Path) -> dict[str, Progress]:
+def work(proposals: tuple[Proposal, ...], data: Prepared, folder: Path | str) -> dict[str, Progress]:
     """The last progress of each; none changes after it has ended."""
     mine = Worker(Job(proposals=proposals, data=data, checkpoints=str(folder), threads=1))
     found: dict[str, Progress] = {}
@@ -118,3 +120,31 @@ def test_together_means_one_shape_one_data_order_one_beginning() -> None:
     for run in (replace(RUN, seed=1), replace(RUN, batch=128), RUN.shaped(2, 16, 2)):
         assert not together(one, replace(one, run=run))
     assert not together(one, replace(one, parent="x")) and not together(one, replace(one, start=64))
+
+
+def test_trunks_in_a_store_serve_as_those_of_a_folder_do(data: Prepared, tmp_path: Path, bucket: str) -> None:
+    address, proposal = bucket.format("trunks"), FOUR[0]
+    for place in (str(tmp_path), address):
+        work((proposal,), data, place)
+    trunks = Trunks(address)
+    trunk = trunks.found(proposal.id)
+    assert load_checkpoint(trunk)[1] == load_checkpoint(tmp_path / trunk.name)[1] and trunk.parent != tmp_path
+    longer = replace(RUN, tokens=2 * RUN.tokens, lr=proposal.run.lr)
+    more = replace(proposal, id="more", run=longer, parent=proposal.id, start=1, keep=False, horizon=longer.tokens)
+    found = [work((more,), data, place)["more"] for place in (str(tmp_path), address)]
+    assert found[0].status == "finished" and ending(found[0]) == ending(found[1])
+    trunks.delete(proposal.id)
+    assert work((more,), data, address)["more"].orphan
+
+
+def test_another_node_makes_its_own_copy_of_the_data(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("".join(f"{k} and {k * k % 97} are numbers. " for k in range(4000)))
+    config = DataConfig(corpus=str(text), tokenizer="bpe:300", val_tokens=256)
+    made = prepare(config)
+    run = replace(RUN, data=config, model=replace(MODEL, vocabulary=300))
+    assert here(made, run) is made
+    gone = replace(made, train=(Path("/nowhere/train.bin"),))
+    assert here(gone, run) == made
+    with pytest.raises(UserError, match="training tokens on node"):
+        here(replace(gone, train_tokens=7), run)

@@ -81,6 +81,9 @@ class SearchConfig(cli.Common):
     """The search directory's name, and MLflow's experiment; default: TARGET-STRATEGY."""
     out: Path = Path("searches")
     """Where search directories are."""
+    checkpoints: str | None = None
+    """Where checkpoints of trials that may go on are kept: on a cluster a folder or store (s3://...) that all nodes
+    see; default: in the search directory."""
     resume: Path | None = None
     """Go on with the search in this directory, as it was configured."""
     tracking_uri: str | None = None
@@ -170,6 +173,15 @@ class Slots:
         count = config.slots or cpus
         return Slots(count=count, gpu=False, threads=max(1, cpus // count), per_device=count)
 
+    @staticmethod
+    def of_cluster(wanted: int | None, *, nodes: int, cpus: int, gpus: int, more_gpus: float) -> Slots:
+        """The driver's own GPUs say nothing of a cluster, whose head often has none. more_gpus: that may still come."""
+        if gpus + more_gpus > 0:
+            count = gpus + int(more_gpus) if math.isfinite(more_gpus) else max(1, gpus)
+            return Slots(count=wanted or count, gpu=True, threads=1, per_device=1)
+        count = wanted or cpus
+        return Slots(count=count, gpu=False, threads=max(1, cpus // count), per_device=-(-count // nodes))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Setup:
@@ -184,6 +196,13 @@ class Setup:
     resumed: bool
     begun: SearchConfig | None = None
     """Its configuration before it was topped up."""
+
+    @property
+    def checkpoints(self) -> str:
+        """Where trunks are, each search's own: nothing for the search directory."""
+        address, _, options = (self.config.checkpoints or "").partition("?")
+        mine = f"{address.rstrip('/')}/{self.directory.path.name}" if address else ""
+        return f"{mine}?{options}" if options else mine
 
     @property
     def cap(self) -> Budget:

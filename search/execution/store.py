@@ -35,10 +35,6 @@ class SearchDir:
     def checkpoints(self) -> Path:
         return self.path.absolute() / "checkpoints"  # workers have another working directory
 
-    def checkpoint(self, trial_id: str) -> Path:
-        """Where the trunk checkpoint of a trial lies, if it was kept."""
-        return self.checkpoints / f"{trial_id}.safetensors"
-
     def lock(self) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)

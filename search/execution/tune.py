@@ -28,6 +28,7 @@ from ray.tune.search import Searcher  # noqa: E402
 from search.execution.desk import Desk  # noqa: E402
 from search.execution.session import Session  # noqa: E402
 from search.execution.store import SearchDir  # noqa: E402
+from search.execution.trunks import Trunks  # noqa: E402
 from search.execution.watch import AHEAD_SECONDS, Interrupted, Watch  # noqa: E402
 from search.execution.worker import Job, Progress, Worker, calibrate_here  # noqa: E402
 from search.records import Proposal, Trial  # noqa: E402
@@ -86,18 +87,21 @@ def execute(
     slots: int,
     gpu: bool,
     threads: int,
+    checkpoints: str = "",
     on_progress: Callable[[Proposal, Progress], None],
     on_trial: Callable[[Trial], None],
     last_words: Callable[[str], None] = print,
 ) -> bool:
     """Run the session until it is over; every ended trial is in the directory before `on_trial` hears of it.
 
-    Returns False when it was interrupted (Ctrl-C, SIGTERM, SIGHUP); then what ran is billed, given up, and will be
-    proposed again. Where Ray has died or the loop does not answer, `last_words` are said and the process ends.
+    checkpoints: where trunks are kept; default: in the directory. Returns False when it was interrupted (Ctrl-C,
+    SIGTERM, SIGHUP); then what ran is billed, given up, and will be proposed again. Where Ray has died or the loop does
+    not answer, `last_words` are said and the process ends.
     """
+    trunks = Trunks(checkpoints or str(directory.checkpoints))
 
     def ended(trial: Trial) -> None:
-        _drop_checkpoints(session, directory)
+        _drop_checkpoints(session, trunks)
         on_trial(trial)
 
     desk = Desk(session, directory.append, slots, on_trial=ended, on_progress=on_progress)
@@ -105,7 +109,7 @@ def execute(
     watch = Watch(desk, directory, loop.end, RayHealth().fault, last_words)
     loop.check = watch.check
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)  # or the workers would start one after the other
-    common = {"data": data, "checkpoints": str(directory.checkpoints), "threads": threads}
+    common = {"data": data, "checkpoints": trunks.address, "threads": threads}
     scratch = tempfile.mkdtemp(prefix="hpt-tune-")
     try:
         with watch.running():
@@ -137,14 +141,14 @@ def execute(
     return not watch.asked and bool(session.over) and not session.running
 
 
-def _drop_checkpoints(session: Session, directory: SearchDir) -> None:
+def _drop_checkpoints(session: Session, trunks: Trunks) -> None:
     """Delete the trunks that nobody can continue any more."""
     if not any(trial.trunk is not None for trial in session.trials):
         return
     kept = session.strategy.keeps(session.history)
     for trial in session.trials:
         if trial.trunk is not None and trial.id not in kept:
-            directory.checkpoint(trial.id).unlink(missing_ok=True)
+            trunks.delete(trial.id)
 
 
 class _Loop(tune.Callback):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from search.execution.trunks import Trunks
 from search.records import Proposal
 from trainer.architecture.counts import evaluation_flops
 from trainer.checkpoints.file import load_checkpoint
@@ -17,7 +17,7 @@ from trainer.cohorts.calibrate import Calibration, calibrate
 from trainer.cohorts.cohort import Cohort, alike
 from trainer.cohorts.packing import pack_size
 from trainer.config import RunConfig
-from trainer.data import Prepared
+from trainer.data import Prepared, here
 from trainer.devices import device_name, pick_device
 from trainer.errors import UserError
 from trainer.loop import Report
@@ -30,7 +30,7 @@ class Job:
     proposals: tuple[Proposal, ...]
     data: Prepared
     checkpoints: str
-    """Directory of trunk checkpoints; on a cluster it is shared."""
+    """Where trunk checkpoints are; on a cluster all nodes see it."""
     threads: int
     """torch threads; more than one only when a slot owns several cores."""
     compile: bool = False
@@ -147,9 +147,9 @@ class _Orphans(Exception):
         self.causes = causes
 
 
-def _loaded(cohort: Cohort, proposals: list[Proposal], folder: Path) -> None:
+def _loaded(cohort: Cohort, proposals: list[Proposal], trunks: Trunks) -> None:
     """Every member continues its parent's trunk; _Orphans where that cannot be."""
-    parents = {p.id: folder / f"{p.parent}.safetensors" for p in proposals if p.parent is not None}
+    parents = {p.id: trunks.found(p.parent) for p in proposals if p.parent is not None}
     if not parents:
         return
     try:
@@ -168,17 +168,20 @@ class _Pack:
     """A cohort of proposals, with the curves of each."""
 
     def __init__(self, proposals: list[Proposal], job: Job, device: torch.device) -> None:
-        began, folder = time.perf_counter(), Path(job.checkpoints)
+        began, self.store = time.perf_counter(), Trunks(job.checkpoints)
         self.proposals = proposals
-        self.cohort = Cohort([p.run for p in proposals], job.data, device, compile=job.compile)
-        _loaded(self.cohort, proposals, folder)
-        self.trunks = {i: folder / f"{p.id}.safetensors" for i, p in enumerate(proposals) if p.keep}
+        self.cohort = Cohort([p.run for p in proposals], here(job.data, proposals[0].run), device, compile=job.compile)
+        _loaded(self.cohort, proposals, self.store)
+        self.trunks = {i: self.store.path(p.id) for i, p in enumerate(proposals) if p.keep}
         self.curves: list[list[tuple[int, float]]] = [[] for _ in proposals]
         self.train_curves: list[list[tuple[int, float]]] = [[] for _ in proposals]
         self.startup = (time.perf_counter() - began) / len(proposals)
 
     def progress(self) -> Iterator[dict[str, Progress]]:
         for reports in self.cohort.reports([p.horizon for p in self.proposals], trunks=self.trunks):
+            for i in [i for i in self.cohort.saved_trunks if i in self.trunks]:
+                self.store.put(self.proposals[i].id)
+                del self.trunks[i]
             yield {self.proposals[i].id: self._note(i, report) for i, report in reports.items()}
 
     def _note(self, member: int, report: Report) -> Progress:
@@ -213,4 +216,4 @@ def thinned(curve: list[tuple[int, float]], points: int = 200) -> tuple[tuple[in
 def calibrate_here(run: RunConfig, data: Prepared, threads: int, pack: int | None) -> Calibration:
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
-    return calibrate(run, data, pack=pack, compile=None)
+    return calibrate(run, here(data, run), pack=pack, compile=None)

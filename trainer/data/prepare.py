@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import platform
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from pathlib import Path
 import tiktoken
 from filelock import FileLock
 
-from trainer.config import DataConfig
+from trainer.config import DataConfig, RunConfig
 from trainer.data.corpus import Reading, corpus_files
 from trainer.data.folders import REPORTS
 from trainer.data.folders import cache_dir as cache_dir
@@ -77,6 +78,20 @@ def prepare(
             f"{data.val_tokens:,}: use --set data.val_tokens={prepared.val_tokens} or a larger corpus."
         )
     return prepared
+
+
+def here(prepared: Prepared, run: RunConfig) -> Prepared:
+    """The same data on this machine: another node of a cluster finds or makes its own copy, and UserError where that is
+    another one."""
+    if all(path.exists() for path in (*prepared.train, *prepared.val)):
+        return prepared
+    mine = prepare(run.data, vocabulary=run.model.vocabulary)
+    if (mine.train_tokens, mine.val_tokens) != (prepared.train_tokens, prepared.val_tokens):
+        raise UserError(
+            f"Corpus {run.data.corpus!r} has {mine.train_tokens:,} training tokens on node {platform.node()} and "
+            f"{prepared.train_tokens:,} where the search was begun: give all nodes the same files, or use a store."
+        )
+    return mine
 
 
 def check_enough(prepared: Prepared, data: DataConfig, tokens: int) -> None:
