@@ -153,14 +153,14 @@ def test_ray_killed(place: Place, undisturbed: dict[str, Any], name: str) -> Non
 
 
 def test_node_killed(place: Place, undisturbed: dict[str, Any]) -> None:
-    """Of three, in the middle; the trunks are in a folder that all see."""
+    """Of four, in the middle; the trunks are in a folder that all see."""
     script = [sys.executable, str(ROOT / "tests" / "lost_search_node.py"), str(place.directory.path)]
     process = subprocess.Popen(
-        [*script, *place.first, "--checkpoints", str(place.folder / "trunks")], cwd=place.folder, env=place.env,
+        [*script, *place.first, "--slots", "2", "--checkpoints", str(place.folder / "trunks")], cwd=place.folder, env=place.env,
         text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
     output = ended(process, 0)
-    assert "Ray has 3 nodes with 2 CPUs and no GPU: 2 trials at a time on CPUs" in output
+    assert "Ray has 4 nodes with 3 CPUs and no GPU: 2 trials at a time on CPUs" in output
     assert place.decided() == undisturbed
     assert sum(t.retries for t in place.directory.read_trials()) >= 1 and "it was tried again" in output
     assert not list((place.folder / "trunks" / place.name).iterdir())
@@ -192,7 +192,7 @@ def test_not_a_number(place: Place) -> None:
     assert "NaN" not in (place.directory.path / "trials.jsonl").read_text()
 
 
-@pytest.mark.parametrize("name", ["train.bin", "val.bin"])
+@pytest.mark.parametrize("name", ["corpus_train_000000.bin", "corpus_val_000000.bin"])
 def test_damaged_shard(place: Place, undisturbed: dict[str, Any], name: str) -> None:
     process = place.start(place.first)
     place.until(process, 5)
@@ -231,7 +231,7 @@ def test_damaged_checkpoint(place: Place, undisturbed: dict[str, Any], harm: Cal
 
 
 @pytest.mark.parametrize("what, after", [
-    ("train.bin", 0), ("config.json", 0), ("trials.jsonl", 0), ("trials.jsonl", 5), ("running.json", 2),
+    ("corpus_train_000000.bin", 0), ("config.json", 0), ("trials.jsonl", 0), ("trials.jsonl", 5), ("running.json", 2),
     (".safetensors", 1), ("recommendation.json", 0),
 ])  # fmt: skip
 def test_disk_full(place: Place, undisturbed: dict[str, Any], what: str, after: int) -> None:
