@@ -155,8 +155,9 @@ def test_ray_killed(place: Place, undisturbed: dict[str, Any], name: str) -> Non
 def test_node_killed(place: Place, undisturbed: dict[str, Any]) -> None:
     """Of four, in the middle; the trunks are in a folder that all see."""
     script = [sys.executable, str(ROOT / "tests" / "lost_search_node.py"), str(place.directory.path)]
+    more = ["--slots", "2", "--checkpoints", str(place.folder / "trunks")]
     process = subprocess.Popen(
-        [*script, *place.first, "--slots", "2", "--checkpoints", str(place.folder / "trunks")], cwd=place.folder, env=place.env,
+        [*script, *place.first, *more], cwd=place.folder, env=place.env,
         text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
     output = ended(process, 0)

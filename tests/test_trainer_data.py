@@ -8,6 +8,7 @@ import json
 import lzma
 import multiprocessing
 import os
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -195,6 +196,8 @@ def test_python_corpus_is_the_standard_library_without_tests() -> None:
         ("a.parquet", b"not parquet", "not a whole parquet file"),
         ("a.doc", b"x", "is of no kind that hpt reads"),
         ("a.txt", b"   ", "holds no text"),
+        ("a.txt", random.Random(0).randbytes(5000), "is not text in UTF-8"),
+        ("a.md", "in two bytes a letter".encode("utf-16"), "is not text in UTF-8"),
     ],
 )
 def test_bad_corpora_are_one_sentence(tmp_path: Path, name: str, content: bytes, words: str) -> None:

@@ -38,7 +38,10 @@ def in_a_jobs_folder(path: Path) -> bool:
 def disk_error(error: OSError, path: Path) -> Exception:
     """A sentence where the disk is full or read-only; the error itself otherwise."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return UserError(f"The disk that holds {path.parent} is full: free some space, then go on with --resume.")
+        return UserError(
+            f"The disk that holds {path.parent} is full: free some space, then go on with --resume "
+            "(hpt.data: with the same command)."
+        )
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return UserError(f"{path.parent} cannot be written: choose another directory or change its permissions.")
     if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP):

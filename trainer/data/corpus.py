@@ -134,6 +134,8 @@ def _read(path: Path, how: Reading) -> Iterator[str | None]:
 
 def _parted(path: Path) -> Iterator[str]:
     """The documents of a text file: parted by lines that are <|endoftext|>, as in TinyStories; one without them."""
+    if _binary(path):
+        raise UserError(f"{path} is not text in UTF-8: leave it out, or convert it (iconv -t utf-8).")
     with open(path, encoding="utf-8", errors="replace") as lines:
         document = list[str]()
         for line in lines:
@@ -143,6 +145,15 @@ def _parted(path: Path) -> Iterator[str]:
             else:
                 document.append(line)
         yield "".join(document)
+
+
+def _binary(path: Path) -> bool:
+    """By its beginning: zero bytes, or more than a tenth that is no UTF-8. A few stray bytes of old encodings are read
+    as U+FFFD."""
+    with open(path, "rb") as file:
+        head = file.read(2**16)
+    text = head.decode("utf-8", "replace")
+    return b"\0" in head or text.count("\ufffd") > len(text) / 10
 
 
 def open_text(path: Path) -> io.TextIOBase:
