@@ -44,6 +44,8 @@ class BenchConfig(cli.Common):
     """Timed calls of each way; the median counts."""
     documents: int = 10_000
     """That data removes near-duplicates from."""
+    distributed: bool = False
+    """Remove them by Ray Data as well."""
     compiled: bool = False
     """Time torch.compile as well (it needs a C++ compiler, and a minute a shape)."""
     members: tuple[int, ...] = ()
@@ -75,6 +77,7 @@ def _measure(config: BenchConfig) -> int:
         repeats=config.repeats,
         quick=config.quick,
         documents=config.documents,
+        distributed=config.distributed,
         compiled=config.compiled,
         members=config.members,
         nanogpt=config.nanogpt,

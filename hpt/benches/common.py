@@ -25,6 +25,8 @@ class Options:
     quick: bool = False
     documents: int = 10_000
     """Of the section data's deduplication."""
+    distributed: bool = False
+    """Deduplicate by Ray Data, too."""
     compiled: bool = False
     members: tuple[int, ...] = ()
     nanogpt: Path | None = None

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -23,12 +25,13 @@ from trainer.data.deduplication.signatures import signatures
 from trainer.data.deduplication.truth import jaccard, sets, similar_pairs
 
 FILES = 8
+LOOK_SECONDS = 0.2
 TIMED = 2000  # documents that both sign
 
 
 def measure(options: Options) -> list[Row]:
     texts = planted(400 if options.quick else options.documents, seed=0)
-    return [*signing(texts, options.repeats), *whole(texts)]
+    return [*signing(texts, options.repeats), *whole(texts, options.distributed)]
 
 
 def signing(texts: list[str], repeats: int) -> list[Row]:
@@ -69,43 +72,65 @@ def signing(texts: list[str], repeats: int) -> list[Row]:
     ]
 
 
-def whole(texts: list[str]) -> list[Row]:
-    """`hpt.data dedup` in a process of its own, on parquet: its processor time and memory, and what it found."""
+def whole(texts: list[str], distributed: bool) -> list[Row]:
+    """`hpt.data dedup` in processes of its own, on parquet: processor time and memory, and what it found."""
     with tempfile.TemporaryDirectory(prefix="hpt-bench-") as name:
-        folder, out = Path(name) / "in", Path(name) / "out"
+        folder, each = Path(name) / "in", -(-len(texts) // FILES)
         folder.mkdir()
-        each = -(-len(texts) // FILES)
         for i in range(FILES):
             pq.write_table(pa.table({"text": texts[i * each : (i + 1) * each]}), folder / f"{i}.parquet")
-        command = [
-            sys.executable,
-            "-m",
-            "hpt.data",
-            "dedup",
-            str(folder),
-            "--out",
-            str(out),
-            "--processes",
-            "1",
-            "--json",
-        ]
-        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        assert child.stdout is not None
-        with child.stdout:
-            told = json.loads(child.stdout.read())
-        used = os.wait4(child.pid, 0)[2]
-        child.returncode = 0  # it has been waited for
-        gone = pq.read_table(out / "_hpt" / "removed.parquet").to_pylist()
+        row, kept = _dedup(folder, Path(name) / "out", len(texts), ["--processes", "1"])
+        rows = [row | {"what": f"dedup of {len(texts):,} documents"} | judged(texts, kept)]
+        if distributed:
+            row, same = _dedup(folder, Path(name) / "ray", len(texts), ["--distributed"])
+            rows.append(row | {"what": "the same by Ray Data, Ray included", "equal": same == kept})
+        return rows
+
+
+def _dedup(folder: Path, out: Path, count: int, flags: list[str]) -> tuple[Row, dict[int, int]]:
+    """What it took, and what was removed: document -> the kept one."""
+    command = [sys.executable, "-m", "hpt.data", "dedup", str(folder), "--out", str(out), "--json", *flags]
+    told, seconds, memory = used_by(command)
+    each, gone = -(-count // FILES), pq.read_table(out / "_hpt" / "removed.parquet").to_pylist()
     place = {(f"{i}.parquet", row): i * each + row for i in range(FILES) for row in range(each)}
-    kept = {place[r["file"], r["row"]]: place[r["kept_file"], r["kept_row"]] for r in gone}
     row: Row = {
-        "what": f"dedup of {len(texts):,} documents",
-        "seconds": used.ru_utime + used.ru_stime,
-        "documents_per_second": len(texts) / (used.ru_utime + used.ru_stime),
-        "memory_gb": used.ru_maxrss / 1e6,
-        "removed": told["reasons"].get("duplicate", 0),
+        "seconds": seconds,
+        "documents_per_second": count / seconds,
+        "memory_gb": memory / 1e9,
+        "removed": json.loads(told)["reasons"].get("duplicate", 0),
     }
-    return [row | judged(texts, kept)]
+    return row, {place[r["file"], r["row"]]: place[r["kept_file"], r["kept_row"]] for r in gone}
+
+
+def used_by(command: list[str]) -> tuple[str, float, int]:
+    """What a command prints, and the processor seconds and most resident bytes of it and all below it, looked at five
+    times a second (what a process does after the last look at it is not counted)."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    root, seconds, most, over = psutil.Process(process.pid), dict[tuple[int, float], float](), 0, threading.Event()
+
+    def look() -> None:
+        nonlocal most
+        while not over.wait(LOOK_SECONDS):
+            resident = 0
+            for one in [root, *_below(root)]:
+                with suppress(psutil.Error):
+                    times = one.cpu_times()
+                    seconds[one.pid, one.create_time()] = times.user + times.system
+                    resident += one.memory_info().rss
+            most = max(most, resident)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    told = process.communicate()[0]
+    over.set()
+    thread.join()
+    return told, sum(seconds.values()), most
+
+
+def _below(root: psutil.Process) -> list[psutil.Process]:
+    with suppress(psutil.Error):
+        return root.children(recursive=True)
+    return []
 
 
 def judged(texts: list[str], kept: dict[int, int]) -> Row:
