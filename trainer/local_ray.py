@@ -89,7 +89,7 @@ class RayHealth:
     """Whether Ray is alive: its processes, where this one started them, and whether the cluster answers at all."""
 
     def __init__(self) -> None:
-        children = psutil.Process().children()
+        children = [] if os.environ.get("RAY_ADDRESS") else psutil.Process().children()
         self.processes = {p: name for p in children if (name := p.name()) in NAMES}
         self.answered = self.asked = time.monotonic()
         self.alone = False
