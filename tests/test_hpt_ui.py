@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from dataclasses import replace
 from pathlib import Path
@@ -85,6 +86,9 @@ def test_it_serves_the_page_of_a_search(tmp_path: Path) -> None:
     assert list(found) == ["table", "charts"]
     with urllib.request.urlopen(found["table"], timeout=20) as page:
         assert b"MLflow" in page.read()
+    foreign = urllib.request.Request(found["table"], headers={"Host": "elsewhere.example"})  # DNS rebinding
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(foreign, timeout=20)
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if browser is not None:
         pictures = [shot(browser, address, tmp_path / f"{name}.png") for name, address in found.items()]
