@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -236,7 +237,7 @@ def test_damaged_checkpoint(place: Place, undisturbed: dict[str, Any], harm: Cal
     (".safetensors", 1), ("recommendation.json", 0),
 ])  # fmt: skip
 def test_disk_full(place: Place, undisturbed: dict[str, Any], what: str, after: int) -> None:
-    full = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'full_disk'}", "HPT_FULL": what, "HPT_FULL_AFTER": str(after)}
+    full = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'faulty'}", "HPT_FULL": what, "HPT_FULL_AFTER": str(after)}
     output = place.run(place.first, 2, **full)
     assert "is full: free some space" in output
     if not (place.directory.path / "config.json").exists():
@@ -274,6 +275,19 @@ def test_mlflow_locked_and_broken(place: Place, undisturbed: dict[str, Any]) -> 
     database.write_bytes(b"this is no database" * 1000)
     output = place.run(place.again)
     assert "is broken" in " ".join(output.split()) and "Recommended max lr" in output
+
+
+def test_mlflow_takes_connections_and_never_answers(place: Place, undisturbed: dict[str, Any]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        output = place.run([*place.first, "--tracking-uri", address])
+    assert output.count("does not answer") == 1 and "Recommended max lr" in output and place.decided() == undisturbed
+
+
+def test_the_clock_jumps(place: Place, undisturbed: dict[str, Any]) -> None:
+    output = place.run(place.first, PYTHONPATH=f"{ROOT}:{ROOT / 'tests' / 'faulty'}", HPT_CLOCK="8")
+    assert "Recommended max lr" in output and place.decided() == undisturbed
+    assert all(0 <= t.seconds < PATIENCE for t in place.directory.read_trials())
 
 
 def test_mlflow_created_by_many(tmp_path: Path) -> None:
