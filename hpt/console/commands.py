@@ -13,6 +13,8 @@ GROUPS = {
         "merge": "average or ensemble runs grown from one seed checkpoint",
     },
     "Look at it": {
+        "ls": "searches and final runs at a glance",
+        "show": "what one of them found, once more",
         "report": "a page of what a search or a final run found",
         "ui": "MLflow's pages, opened at a search",
         "evaluate": "score a trained model on held-out text and zero-shot tasks",
