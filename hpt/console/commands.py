@@ -16,6 +16,7 @@ GROUPS = {
         "ls": "searches and final runs at a glance",
         "show": "what one of them found, once more",
         "report": "a page of what a search or a final run found",
+        "export": "a search for Optuna's dashboard, TensorBoard, W&B or a spreadsheet",
         "ui": "MLflow's pages, opened at a search",
         "evaluate": "score a trained model on held-out text and zero-shot tasks",
         "generate": "let a trained model write",
