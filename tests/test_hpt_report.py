@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 import pytest
 
 from hpt import report
+from hpt.reports.chart import Chart
 from hpt.reports.gather import gather
 from hpt.reports.laws import laws
 from hpt.reports.text import bill_rows, outlook_lines
@@ -218,3 +219,11 @@ def test_more_trials_narrow_the_doubt_and_none_is_no_outlook(tmp_path: Path) -> 
     assert outlook(replace(found.history, trials=())) is None
     cut = tuple(replace(t, horizon=t.horizon // 2) for t in found.history.trials)
     assert outlook(replace(found.history, trials=cut)) is None
+
+
+def test_dots_beyond_the_frame_are_marked_at_its_border() -> None:
+    chart = Chart("x", "y", y_range=(1.0, 2.0))
+    chart.dots([(1e-3, 1.5), (1e-2, 9.0), (1e-1, 0.1)], 0, ["inside", "above", "below"])
+    drawn = chart.figure()
+    assert drawn.count("<circle") == 1 and "l5 7h-10z" in drawn and "l5 -7h-10z" in drawn
+    assert all(f"<title>{word}</title>" in drawn for word in ("inside", "above", "below"))

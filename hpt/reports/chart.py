@@ -27,7 +27,7 @@ DARK = {
 }  # fmt: skip
 COLOURS = 8  # c0 ... c7
 STYLE = """
-svg text{fill:var(--soft);font:11.5px system-ui,sans-serif}svg .label{fill:var(--fg);font-size:12.5px}
+svg text{fill:var(--soft);font:12px system-ui,sans-serif}svg .label{fill:var(--fg);font-size:13px}
 svg .mark{fill:var(--accent);font-weight:600}.frame{fill:none;stroke:var(--rule)}
 .grid{stroke:var(--rule);stroke-width:.6}.band{fill:var(--accent);opacity:.1}
 line.answer{stroke:var(--accent);stroke-width:1.6;stroke-dasharray:6 3}
@@ -115,7 +115,10 @@ class Chart:
     def figure(self) -> str:
         """For a page; the title is read to those who cannot see the drawing."""
         box = f'viewBox="0 0 {self.width} {self.height}" role="img"'
-        chart = f'<svg {box} aria-label="{escape(self.title, quote=True)}">{self._drawing()}</svg>'
+        legible = (
+            f'style="min-width:{self.width * 0.95:.0f}px"'  # smaller, nobody could read it: it scrolls
+        )
+        chart = f'<svg {box} {legible} aria-label="{escape(self.title, quote=True)}">{self._drawing()}</svg>'
         items = "".join(
             f'<span><i style="border-color:{_colour(c)};background:{"none" if hollow else _colour(c)}"></i>'
             f"{escape(text)}</span>"
@@ -218,13 +221,18 @@ def _line(points: Points, style: dict, _: float) -> str:
     return f'<polyline points="{path}" fill="none" stroke="{_colour(style["colour"])}" stroke-width="{width}"{dash}/>'
 
 
-def _dots(points: Points, style: dict, _: float) -> str:
+def _dots(points: Points, style: dict, bottom: float) -> str:
+    """Those above or below the frame are triangles at its border, which point to where they are."""
     titles = [f"<title>{escape(t)}</title>" for t in style["titles"]] or [""] * len(points)
     paint = _paint(style["colour"], style["hollow"])
-    return "".join(
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{style["r"]}" {paint}>{t}</circle>'
-        for (x, y), t in zip(points, titles, strict=True)
-    )
+    out = list[str]()
+    for (x, y), title in zip(points, titles, strict=True):
+        if TOP <= y <= bottom:
+            out.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{style["r"]}" {paint}>{title}</circle>')
+        else:
+            tip, way = (TOP + 2, 7) if y < TOP else (bottom - 2, -7)
+            out.append(f'<path d="M{x:.1f} {tip}l5 {way}h-10z" {paint}>{title}</path>')
+    return "".join(out)
 
 
 def _crosses(points: Points, style: dict, _: float) -> str:
@@ -239,7 +247,7 @@ def _band(points: Points, style: dict, bottom: float) -> str:
 
 def _vertical(points: Points, style: dict, bottom: float) -> str:
     x = points[0][0]
-    text = f'<text class="mark" x="{x + 5:.1f}" y="{TOP + 14}">{escape(style["label"])}</text>'
+    text = f'<text class="mark" x="{x + 5:.1f}" y="{TOP + 26}">{escape(style["label"])}</text>'
     return f'<line class="answer" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{bottom}"/>{text}'
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from html import escape
 
 from hpt.reports.chart import DARK, LIGHT, Chart
@@ -34,7 +35,7 @@ main{max-width:1080px;margin:0 auto;padding:24px 18px 60px}h1{font-size:1.5rem;l
 h2{font-size:1.1rem;margin:2em 0 .5em;border-bottom:1px solid var(--rule);padding-bottom:.25em}
 p{margin:.5em 0;max-width:46em}.soft{color:var(--soft)}.answer{font-size:1.15rem}.answer b{color:var(--accent)}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:14px}
-figure{margin:0;background:var(--panel);border:1px solid var(--rule);border-radius:8px;padding:10px}
+figure{margin:0;background:var(--panel);border:1px solid var(--rule);border-radius:8px;padding:10px;overflow-x:auto}
 svg{width:100%;height:auto;display:block}
 figcaption{font-size:.86rem;color:var(--soft);margin-top:6px}
 .key{margin-top:4px;display:flex;flex-wrap:wrap;gap:2px 14px}
@@ -103,7 +104,9 @@ def _section(title: str, body: str) -> str:
 
 
 def _charts(title: str, charts: Sequence[Chart | None]) -> str:
-    drawn = [chart.figure() for chart in charts if chart]
+    there = [chart for chart in charts if chart]
+    # One has the page's width, several stand side by side: drawn at the screen's size, words are as large as text.
+    drawn = [replace(chart, width=980 if len(there) == 1 else 480).figure() for chart in there]
     return _section(title, f'<div class="charts">{"".join(drawn)}</div>' if drawn else "")
 
 

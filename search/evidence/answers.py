@@ -14,6 +14,8 @@ from trainer.config import RunConfig
 
 Z50, Z90 = 0.6745, 1.6449  # normal quantiles of the central 50 and 90 %
 
+SAME = 0.15
+"""lrs nearer than this (nats) are told apart by nobody."""
 MUP_SD = 0.15  # sd a nat of N in muP and CompleteP, where lr is meant to stay put: shifts of up to x2 are reported
 CUT_SHORT_SD = 0.4  # the annealed optimum can be up to 4 x the stable-phase one (arXiv 2608.28308)
 
@@ -54,15 +56,31 @@ def recommend_from_cell(history: History, cell: Cell, optimum: Optimum) -> Recom
     if optimum.edge is not None:
         way = "lower" if optimum.edge == "low" else "higher"
         reasons.append(f"the best lr may be {way} than any tried: widen --lr-range")
+    sd = math.hypot(optimum.sd, added)
+    reasons += not_simply_the_best(cell, optimum, sd)
     return recommendation(
         history,
         optimum,
         optimum.log_lr,
-        math.hypot(optimum.sd, added),
+        sd,
         law="none: the best lr of the longest horizon that brackets it is copied",
         reasons=reasons,
         trials=tuple(t.id for t in cell.trials),
     )
+
+
+def not_simply_the_best(cell: Cell, optimum: Optimum, sd: float) -> list[str]:
+    """Why the answer is not the lr of the lowest loss, where it is another one."""
+    best = min((t for t in cell.trials if t.loss is not None), key=lambda t: t.loss or 0, default=None)
+    decided = decide(optimum, optimum.log_lr, sd).log_lr
+    if best is None or abs(math.log(best.lr) - decided) < SAME:
+        return []
+    shade = 1 - math.exp(decided - optimum.log_lr)
+    return [
+        f"not simply {best.lr:.3g}, the best tried there: the valley fitted to all of them has its floor at "
+        f"{math.exp(optimum.log_lr):.3g}, and {shade:.0%} are taken off because too high an lr costs more than too low "
+        "a one, the more so the less is known"
+    ]
 
 
 def recommendation(
