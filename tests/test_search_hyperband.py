@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search.budget import Budget, CostModel, Spending
+from search.evidence.answers import recommend_from_history
 from search.evidence.edges import focused
 from search.execution.session import Session
 from search.records import History, Problem, Proposal, Trial
@@ -18,7 +19,7 @@ from search.strategies.hyperband import Hyperband, brackets
 from search.strategy import DONE
 from trainer.architecture.counts import run_flops
 from trainer.errors import UserError
-from trainer.presets import preset
+from trainer.presets import laptop, preset
 from trainer.schedule import decay_start, warmup_steps
 
 TARGET = preset("laptop")
@@ -180,3 +181,21 @@ def test_focus_follows_the_valley_and_walks_beyond_an_edge() -> None:
 def test_trials_survive_json() -> None:
     trial = Trial(id="a", run=replace(TARGET, lr=1e-3), horizon=5, status="finished", loss=1.0, curve=((5, 1.0),))
     assert Trial.from_json(trial.to_json()) == trial
+
+
+@pytest.mark.parametrize(("lrs", "told"), [((1e-3, 2.3e-3, 4.7e-3, 9e-3), True), ((3e-3, 3.3e-3, 3.6e-3), False)])
+def test_it_says_why_the_answer_is_not_simply_the_best_tried(lrs: tuple[float, ...], told: bool) -> None:
+    target = replace(laptop(), lr=None)
+    trials = [
+        Trial(
+            id=f"t{k}", run=replace(target, lr=lr), horizon=target.tokens, status="finished",
+            loss=3 + 0.1 * math.log(lr / 3.3e-3) ** 2 * (1 + max(0.0, math.log(lr / 3.3e-3))),
+        )
+        for k, lr in enumerate(lrs)
+    ]  # fmt: skip
+    problem = Problem(target=target, budget=Budget(flops=1e30), cost=CostModel())
+    answer = recommend_from_history(History(problem=problem, trials=trials))
+    said = [reason for reason in answer.reasons if reason.startswith("not simply 0.00")]
+    assert bool(said) == told, answer
+    if told:
+        assert "floor at 0.003" in said[0] and "are taken off because too high an lr costs more" in said[0]
