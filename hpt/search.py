@@ -13,6 +13,7 @@ from rich.console import Console
 
 from hpt.console import cli
 from hpt.console.answer import conclude, search_run
+from hpt.console.assumed import LAUNCH_SECONDS
 from hpt.console.beginning import check_same_data, claimed, fingerprint, free_directories, read_config
 from hpt.console.screen import Screen, plan_table, short
 from hpt.console.settings import (
@@ -23,6 +24,7 @@ from hpt.console.settings import (
     make_problem,
     to_json,
 )
+from hpt.reports.numbers import duration
 from hpt.tracking.mirror import Mirror
 from search.budget import Spending, Timing, shape_key
 from search.execution.session import Session
@@ -31,7 +33,7 @@ from search.execution.watch import clean_stops
 from search.records import History, Problem, Trial
 from search.strategy import Stage
 from trainer.architecture.counts import parameters, run_flops
-from trainer.config import to_dict
+from trainer.config import RunConfig, to_dict
 from trainer.data import check_enough, prepare
 
 
@@ -40,6 +42,8 @@ def main(argv: Sequence[str]) -> int:
         config, begun = read_config(argv)
         console = config.console()
         began = time.monotonic()
+        if config.device is not None:
+            return plan_elsewhere(config, console)
         setup = make_ready(config, begun, console)
         from trainer.local_ray import ray_session  # Ray takes its time to import: bad input is told before
 
@@ -61,11 +65,7 @@ def make_ready(config: SearchConfig, begun: SearchConfig | None, console: Consol
     check_enough(data, target.data, target.tokens)
     if begun is not None:
         check_same_data(directory.read_config().get("data", {}), fingerprint(data), directory.path)
-    n = parameters(target.model)
-    console.print(
-        f"target [bold]{config.target}[/bold]: {short(n.total)} parameters ({short(n.non_embedding)} "
-        f"non-embedding), {short(target.tokens)} tokens in {target.steps:,} steps, {run_flops(target):.3g} FLOPs"
-    )
+    console.print(described(config, target))
     setup = Setup(
         config=config,
         slots=Slots.of(config),
@@ -78,6 +78,45 @@ def make_ready(config: SearchConfig, begun: SearchConfig | None, console: Consol
     )
     strategy.plan(History(problem=make_problem(setup, {})))  # a budget that is hopeless in FLOPs is told at once
     return setup if config.dry_run else replace(setup, directory=claimed(config))
+
+
+def described(config: SearchConfig, target: RunConfig) -> str:
+    """The target in a line."""
+    n = parameters(target.model)
+    return (
+        f"target [bold]{config.target}[/bold]: {short(n.total)} parameters ({short(n.non_embedding)} non-embedding), "
+        f"{short(target.tokens)} tokens in {target.steps:,} steps, {run_flops(target):.3g} FLOPs"
+    )
+
+
+def plan_elsewhere(config: SearchConfig, console: Console) -> int:
+    """The plan for a device that is not here, from what is assumed of it."""
+    strategy, target, assumed = config.build_strategy(), config.build_target(), config.assumed
+    setup = Setup(
+        config=config,
+        slots=Slots.of(config),
+        strategy=strategy,
+        target=target,
+        data=None,
+        directory=SearchDir(config.out / "none"),
+        resumed=False,
+    )
+    console.print(described(config, target))
+    for sentence in assumed.sentences(target):
+        console.print(sentence)
+    shapes = strategy.shapes(History(problem=make_problem(setup, {}))) or [target]
+    timings = assumed.timings({run.model: run for run in (target, *shapes)}.values())
+    problem = make_problem(setup, timings, LAUNCH_SECONDS)
+    stages = strategy.plan(History(problem=problem))
+    console.print(plan_table(stages, setup.slots.count, assumed.price > 0, LAUNCH_SECONDS))
+    whole = problem.cost.forecast(target, target.tokens)
+    total = sum((stage.cost for stage in stages), Spending())
+    money = f" and ${whole.usd:.2f}" if assumed.price else ""
+    console.print(f"the target itself would take {duration(whole.seconds)}{money} there")
+    console.print("dry run: nothing was trained, nothing was written")
+    answer = {"plan": list(map(planned, stages)), "cost": asdict(total), "target": asdict(whole)}
+    config.answer({**answer, "assumed": assumed.to_json(target)}, f"{total.flops:.3g} FLOPs, ${total.usd:.2f}")
+    return 0
 
 
 def search(setup: Setup, console: Console, began: float) -> int:

@@ -27,6 +27,7 @@ FLAGS: Mapping[str, Range] = {
     "budget_runs": POSITIVE,
     "budgets": POSITIVE,
     "usd_per_hour": Range(0, 1e6),
+    "mfu": Range(0, 1, above=True),
     "stop_after_hours": POSITIVE,
     "stop_after_usd": POSITIVE,
     "save_minutes": POSITIVE,

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from hpt.console import cli
+from hpt.console.assumed import Assumed
 from search.budget import Budget, CostModel, Spending, Timing
 from search.execution.store import SearchDir
 from search.records import Problem
@@ -87,6 +88,11 @@ class SearchConfig(cli.Common):
     """Of MLflow; default: MLFLOW_TRACKING_URI, else SQLite in the working directory."""
     dry_run: bool = False
     """Only say what would be done, for how long and how much."""
+    device: str | None = None
+    """With --dry-run: plan for this device of hpt's table (h100, h200, b200, a100, a10g, l4, t4, rtx4090, rtx3090,
+    mi300x ..., or cpu, this machine's) with what is assumed of it, without data, network or Ray."""
+    mfu: float | None = None
+    """With --device: the share of its peak that a step reaches; default: typical of the model's size."""
     grid: Grid = field(default_factory=Grid)
     hyperband: Hyperband = field(default_factory=Hyperband)
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
@@ -119,8 +125,23 @@ class SearchConfig(cli.Common):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise UserError(f"--{name.replace('_', '-')} {value:g} must be a positive number.")
+        if self.device is not None:
+            if not self.dry_run:
+                raise UserError(
+                    "--device plans for another machine: give --dry-run too. A search times its own device."
+                )
+            object.__setattr__(self, "usd_per_hour", self.assumed.price)
+        elif self.mfu is not None:
+            raise UserError("--mfu is assumed of a --device: name one, such as --device h100.")
         if self.budget_usd is not None and self.usd_per_hour <= 0:
-            raise UserError("--budget-usd needs --usd-per-hour: the price of one device for an hour.")
+            why = "" if self.device is None else f" (hpt's table has none of {self.device})"
+            raise UserError(f"--budget-usd needs --usd-per-hour: the price of one device for an hour{why}.")
+
+    @property
+    def assumed(self) -> Assumed:
+        """Of --device."""
+        assert self.device is not None
+        return Assumed.of(self.device, self.usd_per_hour, self.mfu)
 
     def build_strategy(self) -> Strategy:
         """The strategy with its settings from the command line."""
@@ -164,6 +185,8 @@ class Slots:
 
     @staticmethod
     def of(config: SearchConfig) -> Slots:
+        if config.device is not None:
+            return Slots(count=config.slots or 1, gpu=config.device != "cpu", threads=1, per_device=1)
         if torch.cuda.is_available():
             return Slots(count=config.slots or torch.cuda.device_count(), gpu=True, threads=1, per_device=1)
         cpus = usable_cpus()
@@ -179,7 +202,8 @@ class Setup:
     slots: Slots
     strategy: Strategy
     target: RunConfig
-    data: Prepared
+    data: Prepared | None
+    """None: of somebody else's trainer, or where nothing is trained."""
     directory: SearchDir
     resumed: bool
     begun: SearchConfig | None = None
@@ -201,12 +225,13 @@ def make_problem(setup: Setup, timings: dict[str, Timing], launch: float = 0.0) 
     """What the strategy is asked. launch: seconds that one worker takes to start."""
     config, slots = setup.config, setup.slots
     planned = config if setup.strategy.grows else setup.begun or config
+    peak = peak_speed(setup.target) if config.device is None else config.assumed.device.peak_tflops * 1e12
     return Problem(
         target=setup.target,
         budget=plans_with(planned, setup.target, slots, launch),
         cost=CostModel(
             usd_per_hour=config.usd_per_hour / slots.per_device,
-            flops_per_second=0.0 if timings else peak_speed(setup.target) / slots.per_device,
+            flops_per_second=0.0 if timings else peak / slots.per_device,
             timings=timings,
         ),
         lr_range=config.lr_range,
@@ -224,7 +249,7 @@ def plans_with(config: SearchConfig, target: RunConfig, slots: Slots, launch: fl
 def to_json(config: SearchConfig) -> dict[str, Any]:
     """What decides a search: not where its files are, nor how it is shown."""
     values = dataclasses.asdict(config)
-    for name in ("name", "out", "resume", "dry_run", "tracking_uri", "json", "quiet"):
+    for name in ("name", "out", "resume", "dry_run", "device", "mfu", "tracking_uri", "json", "quiet"):
         values.pop(name)
     return values
 
