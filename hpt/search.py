@@ -17,6 +17,7 @@ from hpt.console.assumed import LAUNCH_SECONDS
 from hpt.console.beginning import check_same_data, claimed, fingerprint, free_directories, read_config
 from hpt.console.screen import Screen, plan_table, short
 from hpt.console.settings import (
+    TARGET_FILE,
     SearchConfig,
     Setup,
     Slots,
@@ -35,6 +36,8 @@ from search.strategy import Stage
 from trainer.architecture.counts import parameters, run_flops
 from trainer.config import RunConfig, to_dict
 from trainer.data import check_enough, prepare
+from trainer.presets import preset
+from trainer.targets import write_target
 
 
 def main(argv: Sequence[str]) -> int:
@@ -66,6 +69,7 @@ def make_ready(config: SearchConfig, begun: SearchConfig | None, console: Consol
     if begun is not None:
         check_same_data(directory.read_config().get("data", {}), fingerprint(data), directory.path)
     console.print(described(config, target))
+    save_target(config, target, console)
     setup = Setup(
         config=config,
         slots=Slots.of(config),
@@ -85,8 +89,16 @@ def described(config: SearchConfig, target: RunConfig) -> str:
     n = parameters(target.model)
     return (
         f"target [bold]{config.target}[/bold]: {short(n.total)} parameters ({short(n.non_embedding)} non-embedding), "
-        f"{short(target.tokens)} tokens in {target.steps:,} steps, {run_flops(target):.3g} FLOPs"
+        f"{short(target.tokens)} tokens in {target.steps:,} steps of {target.batch:,}, {run_flops(target):.3g} FLOPs"
+        + (f"\n{config.counted}" if config.counted else "")
     )
+
+
+def save_target(config: SearchConfig, target: RunConfig, console: Console) -> None:
+    """--save-target."""
+    if config.save_target is not None:
+        write_target(config.save_target, target)
+        console.print(f"target written: {config.save_target}")
 
 
 def plan_elsewhere(config: SearchConfig, console: Console) -> int:
@@ -102,6 +114,7 @@ def plan_elsewhere(config: SearchConfig, console: Console) -> int:
         resumed=False,
     )
     console.print(described(config, target))
+    save_target(config, target, console)
     for sentence in assumed.sentences(target):
         console.print(sentence)
     shapes = strategy.shapes(History(problem=make_problem(setup, {}))) or [target]
@@ -133,6 +146,8 @@ def search(setup: Setup, console: Console, began: float) -> int:
         config.answer({"plan": list(map(planned, stages)), "cost": asdict(total)}, f"{total.flops:.3g} FLOPs")
         return 0
     if not setup.resumed:
+        if config.target.endswith(".toml"):
+            write_target(directory.path / TARGET_FILE, preset(config.target))
         directory.write_config({**document, "plan": [planned(stage) for stage in stages]})
         directory.append(trials[0])
     mirror = Mirror(

@@ -12,6 +12,7 @@ import torch
 
 from hpt.console import cli
 from hpt.console.assumed import Assumed
+from scaling.compute_optimal import LAW
 from search.budget import Budget, CostModel, Spending, Timing
 from search.execution.store import SearchDir
 from search.records import Problem
@@ -27,13 +28,15 @@ from search.strategies.model_scaling import ModelScaling
 from search.strategies.mutransfer import MuTransfer
 from search.strategies.transfer import Transfer
 from search.strategy import Strategy
-from trainer.architecture.counts import run_flops
+from trainer.architecture.counts import parameters, run_flops
 from trainer.config import RunConfig, from_dict, override
 from trainer.data import Prepared
 from trainer.devices import peak_speed, usable_cpus
 from trainer.errors import UserError
 from trainer.presets import preset
 
+TARGET_FILE = "target.toml"
+"""In a search's directory, where its target was a file: a copy."""
 RESERVE = 0.1
 """Of the caps on time and money, beyond what is planned: trials take longer than forecast, and the last ones count."""
 BUDGETS = ("budget_usd", "budget_hours", "budget_flops", "budget_runs")
@@ -47,9 +50,10 @@ class SearchConfig(cli.Common):
     strategy: str = "hyperband"
     """How to search: a name of the table in the README, or module:Class for one of your own."""
     target: str = "laptop"
-    """The run you want to make: a preset."""
-    tokens: float | None = None
-    """Training tokens of the target, such as 2.5e9; default: the preset's."""
+    """The run you want to make: a preset, or a .toml file that names one and the fields that differ."""
+    tokens: float | str | None = None
+    """Training tokens of the target: 2.5e9, 20x (so many times its parameters, embeddings included), or optimal (by the
+    law that is then named); default: the preset's."""
     batch: int | None = None
     """Tokens an optimiser step of the target."""
     corpus: str | None = None
@@ -86,6 +90,8 @@ class SearchConfig(cli.Common):
     """Go on with the search in this directory, as it was configured."""
     tracking_uri: str | None = None
     """Of MLflow; default: MLFLOW_TRACKING_URI, else SQLite in the working directory."""
+    save_target: Path | None = None
+    """Write the target, as all flags have made it, to this .toml file."""
     dry_run: bool = False
     """Only say what would be done, for how long and how much."""
     device: str | None = None
@@ -110,18 +116,12 @@ class SearchConfig(cli.Common):
             raise UserError(
                 f"--lr-range {low:g} {high:g} must be two positive numbers, the lower first, such as 1e-4 1e-1."
             )
-        names = (
-            "budget_usd",
-            "budget_hours",
-            "budget_flops",
-            "budget_runs",
-            "tokens",
-            "batch",
-            "slots",
-            "pack",
-            "guess",
-        )
-        for name in names:
+        if isinstance(self.tokens, str) and self.tokens != "optimal" and not times(self.tokens):
+            raise UserError(
+                f"--tokens {self.tokens!r} is no number of tokens: give one such as 2.5e9, 20x (so many times the "
+                "target's parameters), or optimal."
+            )
+        for name in ("budget_usd", "budget_hours", "budget_flops", "budget_runs", "batch", "slots", "pack", "guess"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise UserError(f"--{name.replace('_', '-')} {value:g} must be a positive number.")
@@ -156,13 +156,24 @@ class SearchConfig(cli.Common):
     def build_target(self) -> RunConfig:
         run = preset(self.target)
         run = replace(override_data(run, self.corpus, self.tokenizer), seed=self.seed)
-        if self.tokens is not None:  # warmup stays the same fraction of the run
-            tokens = int(self.tokens)
-            run = replace(run, tokens=tokens, warmup=round(run.warmup * tokens / run.tokens))
+        if isinstance(self.tokens, float | int):
+            run = lengthened(run, int(self.tokens))
         if self.batch is not None:
             run = replace(run, batch=self.batch)
         run = override(run, self.set)
+        if isinstance(self.tokens, str):  # of the model and the batch that the other flags have made
+            n = parameters(run.model).total
+            wanted = LAW.tokens(n) if self.tokens == "optimal" else times(self.tokens) * n
+            run = lengthened(run, max(1, round(wanted / run.batch)) * run.batch)
         return replace(run, lr=None)
+
+    @property
+    def counted(self) -> str:
+        """How --tokens was read, where it is no number; empty: it is one."""
+        if not isinstance(self.tokens, str):
+            return ""
+        whole = "in whole steps; N: all parameters, embeddings included"
+        return f"tokens: {LAW.source}, {whole}" if self.tokens == "optimal" else f"tokens: {self.tokens} N, {whole}"
 
     def build_budget(self, target: RunConfig, slots_per_device: int) -> Budget:
         """In the units of a slot: on a CPU a slot is a share of the machine."""
@@ -215,6 +226,21 @@ class Setup:
         return self.config.build_budget(self.target, self.slots.per_device)
 
 
+def times(text: str) -> float:
+    """20 of "20x"; 0: it is not of that form."""
+    number = text.removesuffix("x")
+    try:
+        value = float(number) if number != text else 0.0
+    except ValueError:
+        return 0.0
+    return value if 0 < value < 1e9 else 0.0
+
+
+def lengthened(run: RunConfig, tokens: int) -> RunConfig:
+    """The run on so many tokens; its warmup stays the same fraction of it."""
+    return replace(run, tokens=tokens, warmup=round(run.warmup * tokens / run.tokens))
+
+
 def override_data(run: RunConfig, corpus: str | None, tokenizer: str | None) -> RunConfig:
     """The run on another corpus or with another tokenizer, where given."""
     given = {k: v for k, v in (("corpus", corpus), ("tokenizer", tokenizer)) if v is not None}
@@ -249,13 +275,15 @@ def plans_with(config: SearchConfig, target: RunConfig, slots: Slots, launch: fl
 def to_json(config: SearchConfig) -> dict[str, Any]:
     """What decides a search: not where its files are, nor how it is shown."""
     values = dataclasses.asdict(config)
-    for name in ("name", "out", "resume", "dry_run", "device", "mfu", "tracking_uri", "json", "quiet"):
+    for name in ("name", "out", "resume", "dry_run", "save_target", "device", "mfu", "tracking_uri", "json", "quiet"):
         values.pop(name)
     return values
 
 
 def from_json(values: dict[str, Any], directory: Path) -> SearchConfig:
     config = from_dict(SearchConfig, values)
+    if config.target.endswith(".toml"):  # as it was then, whatever has become of the file
+        config = replace(config, target=str(directory / TARGET_FILE))
     return replace(config, name=directory.name, out=directory.parent, resume=directory)
 
 
