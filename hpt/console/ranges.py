@@ -15,6 +15,11 @@ FLAGS: Mapping[str, Range] = {
     "lr_range": Range(0, 1e6, above=True),
     "tokens": Range(1, LARGE),  # 2.5e9 is a number of tokens
     "batch": TOKENS,
+    "n": Range(1000, LARGE),
+    "d": Range(1000, LARGE),
+    "b": Range(1, LARGE),
+    "guess": Range(0, 1e6, above=True),
+    "next": Range(0, 100, whole=True),
     "widths": Range(1, 2**20, whole=True),
     "levels": Range(0, 1, above=True),
     "weights": Range(0, 1e9),
