@@ -54,6 +54,10 @@ class Hyperband(Strategy):
     """Later brackets draw within this factor of the best lr so far, beyond --lr-range where it lies at an end; 0: from
     the whole range, as in the paper. Loss has one valley in lr, so the rest of the range is known to be worse."""
 
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"lengths" if self.cooldown else "cuts_short"})
+
     def plan(self, history: History) -> list[Stage]:
         target = history.problem.target
         stages = []
