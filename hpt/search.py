@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Sequence
@@ -25,9 +26,13 @@ from hpt.console.settings import (
     make_problem,
     to_json,
 )
+from hpt.console.trainers import build, check_strategy, command_line, notes_of
 from hpt.reports.numbers import duration
 from hpt.tracking.mirror import Mirror
 from search.budget import Spending, Timing, shape_key
+from search.execution.asktell import AskTell
+from search.execution.external.command import Command
+from search.execution.external.measure import check
 from search.execution.session import Session
 from search.execution.store import SearchDir
 from search.execution.watch import clean_stops
@@ -35,7 +40,8 @@ from search.records import History, Problem, Trial
 from search.strategy import Stage
 from trainer.architecture.counts import parameters, run_flops
 from trainer.config import RunConfig, to_dict
-from trainer.data import check_enough, prepare
+from trainer.data import Prepared, check_enough, prepare
+from trainer.errors import UserError
 from trainer.presets import preset
 from trainer.targets import write_target
 
@@ -48,6 +54,10 @@ def main(argv: Sequence[str]) -> int:
         if config.device is not None:
             return plan_elsewhere(config, console)
         setup = make_ready(config, begun, console)
+        if config.trainer_options.check and setup.trainer is not None:
+            return checked(setup, setup.trainer, console)
+        if config.ask_only:
+            return begin_asked(setup, console)
         from trainer.local_ray import ray_session  # Ray takes its time to import: bad input is told before
 
         with console.status("starting Ray"):
@@ -63,11 +73,10 @@ def main(argv: Sequence[str]) -> int:
 def make_ready(config: SearchConfig, begun: SearchConfig | None, console: Console) -> Setup:
     strategy, target = config.build_strategy(), config.build_target()
     directory = SearchDir(config.resume or next(free_directories(config)))
-    with console.status("preparing data") as status:
-        data = prepare(target.data, vocabulary=target.model.vocabulary, say=status.update)
-    check_enough(data, target.data, target.tokens)
-    if begun is not None:
-        check_same_data(directory.read_config().get("data", {}), fingerprint(data), directory.path)
+    trainer = build(config.trainer, config.trainer_options, directory.path)
+    check_strategy(config.strategy, strategy, config.trainer, trainer)
+    given = trainer is not None or config.ask_only
+    data = None if given else tokens_of(target, begun is not None, directory, console)
     console.print(described(config, target))
     save_target(config, target, console)
     setup = Setup(
@@ -78,10 +87,97 @@ def make_ready(config: SearchConfig, begun: SearchConfig | None, console: Consol
         data=data,
         directory=directory,
         resumed=begun is not None,
+        trainer=trainer,
         begun=begun,
     )
+    if trainer is not None:
+        foreign(setup, trainer, console)
     strategy.plan(History(problem=make_problem(setup, {})))  # a budget that is hopeless in FLOPs is told at once
-    return setup if config.dry_run else replace(setup, directory=claimed(config))
+    if config.dry_run or config.trainer_options.check:
+        return setup
+    directory = claimed(config)
+    return replace(setup, directory=directory, trainer=build(config.trainer, config.trainer_options, directory.path))
+
+
+def begin_asked(setup: Setup, console: Console) -> int:
+    """--ask-only: a directory from which hpt.ask gives out trials."""
+    config, directory = setup.config, setup.directory
+    if setup.resumed:
+        raise UserError(f"{directory.path} is begun already: python -m hpt.ask {directory.path} goes on with it.")
+    problem = make_problem(setup, {})
+    problem = replace(problem, budget=problem.budget.whole, cost=replace(problem.cost, flops_per_second=0.0))
+    stages = setup.strategy.plan(History(problem=problem))
+    console.print(plan_table(stages, setup.slots.count, False))
+    if config.dry_run:
+        console.print("dry run: nothing was written")
+        config.answer({"plan": list(map(planned, stages))}, f"{sum(s.trials for s in stages)} trials")
+        return 0
+    asked = AskTell(directory, setup.strategy, problem, setup.trainer)
+    document = {
+        "id": uuid.uuid4().hex,
+        "search": to_json(config),
+        "target": to_dict(setup.target),
+        "data": {},
+        "timings": {},
+        "launch_seconds": 0.0,
+        "asked": asked.document(config.strategy),
+        "plan": [planned(stage) for stage in stages],
+    }
+    if config.target.endswith(".toml"):
+        write_target(directory.path / TARGET_FILE, preset(config.target))
+    directory.write_config(document)
+    directory.append(nothing_timed(setup.target))
+    directory.unlock()
+    console.print(f"begun: python -m hpt.ask {directory.path} gives out trials, python -m hpt.tell takes their losses")
+    config.answer({"directory": directory.path}, str(directory.path))
+    return 0
+
+
+def nothing_timed(run: RunConfig, seconds: float = 0.0, usd: float = 0.0, flops: float = 0.0) -> Trial:
+    """The record of what measuring the steps cost, the first of a history."""
+    return Trial(
+        id="calibration",
+        run=replace(run, lr=1e-6),
+        horizon=run.batch,
+        status="pruned",
+        seconds=seconds,
+        usd=usd,
+        flops=flops,
+        tags={"stage": "calibration", "launch_seconds": 0.0},
+    )
+
+
+def checked(setup: Setup, trainer: Command, console: Console) -> int:
+    """--trainer.check."""
+    shapes = setup.strategy.shapes(History(problem=make_problem(setup, {}))) or [setup.target]
+    with console.status("running ten steps"), tempfile.TemporaryDirectory(prefix="hpt-check-") as folder:
+        cheapest = min(shapes, key=run_flops)
+        said = check(replace(trainer, trials=folder), cheapest, setup.slots.threads)
+    for sentence in said:
+        console.print(sentence, markup=False)
+    setup.config.answer({"check": said}, said[0])
+    return 0
+
+
+def tokens_of(target: RunConfig, resumed: bool, directory: SearchDir, console: Console) -> Prepared:
+    """What hpt's own trainer trains on."""
+    with console.status("preparing data") as status:
+        data = prepare(target.data, vocabulary=target.model.vocabulary, say=status.update)
+    check_enough(data, target.data, target.tokens)
+    if resumed:
+        check_same_data(directory.read_config().get("data", {}), fingerprint(data), directory.path)
+    return data
+
+
+def foreign(setup: Setup, trainer: Command, console: Console) -> None:
+    """What somebody else's trainer would be told, and what is doubtful about it."""
+    for note in notes_of(setup.config.trainer, trainer):
+        console.print(f"note: {note}", style="yellow", markup=False)
+    shapes = setup.strategy.shapes(History(problem=make_problem(setup, {}))) or [setup.target]
+    runs = sorted({r.model: r for r in (*shapes, setup.target)}.values(), key=run_flops)
+    for run in runs if len(runs) < 3 else (runs[0], runs[len(runs) // 2], runs[-1]):
+        line = command_line(trainer, replace(run, lr=run.lr or 1e-3), "dry")
+        console.print(f"  {line}", markup=False, soft_wrap=True)
 
 
 def described(config: SearchConfig, target: RunConfig) -> str:
@@ -137,7 +233,16 @@ def search(setup: Setup, console: Console, began: float) -> int:
     begin = continued if setup.resumed else begun
     problem, trials, document = begin(setup, console)
     launch = document["launch_seconds"]
-    session = Session(setup.strategy, problem, trials, cap=setup.cap, launch_seconds=launch)
+    seedless = setup.trainer is not None and not setup.trainer.can.seeds
+    session = Session(
+        setup.strategy,
+        problem,
+        trials,
+        cap=setup.cap,
+        launch_seconds=launch,
+        seedless=seedless,
+        patience=None if setup.trainer is None else 3,
+    )
     stages = setup.strategy.plan(session.history)
     console.print(plan_table(stages, setup.slots.count, config.usd_per_hour > 0, launch))
     if config.dry_run:
@@ -173,7 +278,7 @@ Begun = tuple[Problem, list[Trial], dict[str, Any]]
 
 def begun(setup: Setup, console: Console) -> Begun:
     """A new search: its shapes are timed."""
-    with console.status("timing 20 steps of each shape"):
+    with console.status("timing 20 steps of each shape" if setup.trainer is None else "timing two short runs"):
         problem, calibration = calibrated(setup)
     document = {
         "id": uuid.uuid4().hex,
@@ -225,6 +330,9 @@ def calibrated(setup: Setup) -> tuple[Problem, Trial]:
 
     free = make_problem(setup, {})
     wanted = setup.strategy.shapes(History(problem=free)) or [setup.target]
+    if setup.trainer is not None:
+        return timed_trainer(setup, setup.trainer, wanted)
+    assert setup.data is not None
     runs = list({run.model: run for run in wanted}.values())  # another batch is so many more micro-batches
     most = setup.cap.seconds_left(Spending(), free.cost.usd_per_hour) / 2
     measured, launch, seconds = calibrate_shapes(
@@ -253,6 +361,25 @@ def calibrated(setup: Setup) -> tuple[Problem, Trial]:
     return make_problem(setup, timings, record.tags["launch_seconds"]), record
 
 
+def timed_trainer(setup: Setup, trainer: Command, wanted: list[RunConfig]) -> tuple[Problem, Trial]:
+    """The same for somebody else's trainer: two short runs of the cheapest shape and one of the target's, where the
+    budget is in time or money; else nothing is timed."""
+    from search.execution.tune import calibrate_trainer
+
+    free, cap = make_problem(setup, {}), setup.cap
+    runs = [min(wanted, key=run_flops)]
+    if trainer.can.sizes and runs[0].model != setup.target.model:
+        runs.append(setup.target)
+    timings, seconds, flops = dict[str, Timing](), 0.0, 0.0
+    if cap.usd is not None or cap.hours is not None:
+        most = cap.seconds_left(Spending(), free.cost.usd_per_hour) / 2
+        steps = setup.config.trainer_options.calibrate
+        found, seconds, flops = calibrate_trainer(trainer, runs, setup.slots.gpu, setup.slots.threads, steps, most)
+        timings = {shape_key(run): timing for run, timing in zip(runs, found, strict=True)}
+    record = nothing_timed(runs[0], seconds, seconds / 3600 * free.cost.usd_per_hour, flops)
+    return make_problem(setup, timings), record
+
+
 def run_trials(setup: Setup, session: Session, stages: list[Stage], mirror: Mirror, console: Console) -> bool:
     from search.execution.tune import execute
 
@@ -272,6 +399,7 @@ def run_trials(setup: Setup, session: Session, stages: list[Stage], mirror: Mirr
             on_progress=screen.progress,
             on_trial=ended,
             last_words=screen.last_words,
+            trainer=setup.trainer,
         )
 
 

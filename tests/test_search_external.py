@@ -1,4 +1,4 @@
-"""Somebody else's trainer: one contract over all four kinds, endings, placeholders, and nothing that is left running."""
+"""Somebody else's trainer: one contract over all four kinds, endings, placeholders, nothing that is left running."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def worked(trainer: Trainer, *proposals: Proposal, data: Prepared | None = None)
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_contract(kind: str, tmp_path: Path, data: Prepared) -> None:
-    """Every proposal ends once, with a loss and its FLOPs; the same again with the same run; another lr, another loss."""
+    """Every proposal ends once, with a loss and FLOPs; the same run gives the same loss, another lr another."""
     trainer = KINDS[kind](tmp_path)
     run = RUN if kind != "replay" else replace(RUN, model=trainer.world.table.models[100_000])  # type: ignore[attr-defined]
     some = [
@@ -168,11 +168,8 @@ def test_three_forms_of_a_loss_in_a_file(tmp_path: Path) -> None:
         "open(out + '/main.log', 'w').write('s:20 tel:4.0\\ns:40 tel:3.125\\n')\n"
     )
     words = (sys.executable, str(script), "{out}", "{lr}")
-    for text, loss in (
-        ("{out}/r.json:eval.loss", 3.5),
-        ("{out}/r.csv:val", 3.25),
-        (r"{out}/main.log:^s:(?P<step>\d+) tel:(?P<loss>NUM)", 3.125),
-    ):
+    log = r"{out}/main.log:^s:(?P<step>\d+) tel:(?P<loss>NUM)"
+    for text, loss in (("{out}/r.json:eval.loss", 3.5), ("{out}/r.csv:val", 3.25), (log, 3.125)):
         (found,) = worked(replace(command(tmp_path), words=words, source=source(text)), proposal())
         assert found.loss == loss, (text, found)
     (found,) = worked(replace(command(tmp_path), words=words, source=source("{out}/none.json:x")), proposal())
@@ -251,8 +248,9 @@ VALUES = values_of(proposal(lr=3e-4), out="/tmp/a b")
     [
         ("{lr}", "0.0003"), ("{lr/10}", "3e-05"), ("{25*lr}", "0.0075"), ("{width//8}", "2"), ("{steps}", "40"),
         ("{batch//context}", "4"), ("{round(lr*1e4)}", "3"), ("{-(lr)}", "-0.0003"), ("{weight_decay}", "0.1"),
-        ('{"lr": {lr}, "x": {}}', '{"lr": 0.0003, "x": {}}'), ("{out}/x", "/tmp/a b/x"), ("{1}", "{1}"), ("{a,b}", "{a,b}"),
-        ("${HOME}", None), ("{lr.real}", "{lr.real}"), ("{lr**9}", "{lr**9}"), ("{__import__('os')}", "{__import__('os')}"),
+        ('{"lr": {lr}, "x": {}}', '{"lr": 0.0003, "x": {}}'), ("{out}/x", "/tmp/a b/x"), ("{1}", "{1}"),
+        ("{a,b}", "{a,b}"), ("{__import__('os')}", "{__import__('os')}"),
+        ("${HOME}", None), ("{lr.real}", "{lr.real}"), ("{lr**9}", "{lr**9}"),
     ],
 )  # fmt: skip
 def test_placeholders(text: str, wanted: str | None) -> None:
@@ -298,8 +296,9 @@ def test_a_loss_that_cannot_be_read(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("line", "loss", "step"),
-    [("step 250: train loss 2.6412, val loss 2.6693", 2.6693, 250), ("step 5: train loss nan, val loss nan", math.nan, 5),
-     ("\x1b[31mstep 5: train loss 1, val loss -nan\x1b[0m", math.nan, 5), ("step 5: train loss 1, val loss NAN", math.nan, 5),
+    [("step 250: train loss 2.6412, val loss 2.6693", 2.6693, 250),
+     ("step 5: train loss nan, val loss nan", math.nan, 5), ("step 5: train loss 1, val loss NAN", math.nan, 5),
+     ("\x1b[31mstep 5: train loss 1, val loss -nan\x1b[0m", math.nan, 5),
      ("step 5: train loss 1, val loss 3.1E+00", 3.1, 5), ("step 5: train loss 1, val loss inf", math.inf, 5)],
 )  # fmt: skip
 def test_lines_are_read_in_all_their_forms(line: str, loss: float, step: int) -> None:

@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
     if how == "crash":
         raise SystemExit(f"crashed at lr {given['lr']}" if len(given) > 3 else 3)
     if how == "forks":  # a worker in a session of its own that does not heed SIGTERM, as torchrun's may
-        code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
+        code = "import signal as s, time; s.signal(s.SIGTERM, s.SIG_IGN); print('up', flush=True); time.sleep(600)"
         worker = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, stdout=subprocess.PIPE)
         assert worker.stdout is not None
         worker.stdout.readline()

@@ -6,16 +6,21 @@ import dataclasses
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import tyro
 
 from hpt.console import cli
 from hpt.console.assumed import Assumed
+from hpt.console.trainers import OWN, TrainerOptions
 from scaling.compute_optimal import LAW
 from search.budget import Budget, CostModel, Spending, Timing
+from search.execution.contract import EVERYTHING
+from search.execution.external.command import Command
 from search.execution.store import SearchDir
 from search.records import Problem
+from search.shapes.ladder import ladder
 from search.strategies import load
 from search.strategies.data_scaling import DataScaling
 from search.strategies.early_stopping import EarlyStopping
@@ -39,6 +44,20 @@ TARGET_FILE = "target.toml"
 """In a search's directory, where its target was a file: a copy."""
 RESERVE = 0.1
 """Of the caps on time and money, beyond what is planned: trials take longer than forecast, and the last ones count."""
+NOT_SAVED = (
+    "name",
+    "out",
+    "resume",
+    "dry_run",
+    "ask_only",
+    "save_target",
+    "device",
+    "mfu",
+    "tracking_uri",
+    "json",
+    "quiet",
+)
+"""What does not decide a search."""
 BUDGETS = ("budget_usd", "budget_hours", "budget_flops", "budget_runs")
 """What may be raised when a search is resumed."""
 
@@ -60,6 +79,11 @@ class SearchConfig(cli.Common):
     """`python`, or a file, folder or glob of text, jsonl, parquet or llm.c token shards."""
     tokenizer: str | None = None
     """bpe:SIZE, gpt2, cl100k_base, o200k_base."""
+    trainer: str = OWN
+    """What trains: hpt, a trainer that hpt knows (nanogpt, llmc, hf, litgpt, torchtitan), a command with placeholders,
+    'python train.py --lr {lr} --steps {steps}', or a Python function, module:function."""
+    trainer_options: Annotated[TrainerOptions, tyro.conf.arg(name="trainer")] = field(default_factory=TrainerOptions)
+    """Of somebody else's trainer."""
     set: tuple[str, ...] = ()
     """Any other field of the target, as KEY=VALUE: model.depth=4 weight_decay=0.05 data.epochs=2."""
     budget_usd: float | None = None
@@ -92,6 +116,8 @@ class SearchConfig(cli.Common):
     """Of MLflow; default: MLFLOW_TRACKING_URI, else SQLite in the working directory."""
     save_target: Path | None = None
     """Write the target, as all flags have made it, to this .toml file."""
+    ask_only: bool = False
+    """Begin the search without running anything: hpt.ask gives out its trials, hpt.tell takes their losses."""
     dry_run: bool = False
     """Only say what would be done, for how long and how much."""
     device: str | None = None
@@ -217,6 +243,8 @@ class Setup:
     """None: of somebody else's trainer, or where nothing is trained."""
     directory: SearchDir
     resumed: bool
+    trainer: Command | None = None
+    """None: hpt's own."""
     begun: SearchConfig | None = None
     """Its configuration before it was topped up."""
 
@@ -251,7 +279,9 @@ def make_problem(setup: Setup, timings: dict[str, Timing], launch: float = 0.0) 
     """What the strategy is asked. launch: seconds that one worker takes to start."""
     config, slots = setup.config, setup.slots
     planned = config if setup.strategy.grows else setup.begun or config
-    peak = peak_speed(setup.target) if config.device is None else config.assumed.device.peak_tflops * 1e12
+    peak = 0.0 if setup.trainer is not None else peak_speed(setup.target)
+    if config.device is not None:
+        peak = config.assumed.device.peak_tflops * 1e12
     return Problem(
         target=setup.target,
         budget=plans_with(planned, setup.target, slots, launch),
@@ -261,8 +291,19 @@ def make_problem(setup: Setup, timings: dict[str, Timing], launch: float = 0.0) 
             timings=timings,
         ),
         lr_range=config.lr_range,
+        proxies=menu(setup),
         seed=config.seed,
     )
+
+
+def menu(setup: Setup) -> tuple[RunConfig, ...] | None:
+    """The runs that `transfer` may ask for, where the trainer cannot train all that it would; else None: any."""
+    can = EVERYTHING if setup.trainer is None else setup.trainer.can
+    strategy = setup.strategy
+    if not isinstance(strategy, Transfer) or (can.sizes and can.batches):
+        return None
+    batches = ((2.0, 1.0, 0.5, 0.25) if strategy.search == "lr,batch" else (1.0, 0.25)) if can.batches else (1.0,)
+    return ladder(setup.target, strategy.sizes if can.sizes else (1.0,), strategy.horizons, batches)
 
 
 def plans_with(config: SearchConfig, target: RunConfig, slots: Slots, launch: float) -> Budget:
@@ -275,13 +316,31 @@ def plans_with(config: SearchConfig, target: RunConfig, slots: Slots, launch: fl
 def to_json(config: SearchConfig) -> dict[str, Any]:
     """What decides a search: not where its files are, nor how it is shown."""
     values = dataclasses.asdict(config)
-    for name in ("name", "out", "resume", "dry_run", "save_target", "device", "mfu", "tracking_uri", "json", "quiet"):
+    options = values["trainer_options"]
+    options |= {k: str(v) for k, v in options.items() if isinstance(v, Path)}
+    for name in (
+        "name",
+        "out",
+        "resume",
+        "dry_run",
+        "ask_only",
+        "save_target",
+        "device",
+        "mfu",
+        "tracking_uri",
+        "json",
+        "quiet",
+    ):
         values.pop(name)
     return values
 
 
 def from_json(values: dict[str, Any], directory: Path) -> SearchConfig:
-    config = from_dict(SearchConfig, values)
+    options = values.get("trainer_options", {})
+    for name in ("dir", "template"):
+        if isinstance(options.get(name), str):
+            options = {**options, name: Path(options[name])}
+    config = from_dict(SearchConfig, {**values, "trainer_options": options})
     if config.target.endswith(".toml"):  # as it was then, whatever has become of the file
         config = replace(config, target=str(directory / TARGET_FILE))
     return replace(config, name=directory.name, out=directory.parent, resume=directory)

@@ -127,6 +127,10 @@ class Work(Protocol):
         """The newest progress by proposal, after about so many seconds or when one has ended; after its end none."""
         ...
 
+    def close(self) -> None:
+        """Give up what has not ended; nothing of it runs when this returns."""
+        ...
+
 
 class Trainer(Protocol):
     """How a proposal becomes a loss. It is pickled and sent to worker processes."""

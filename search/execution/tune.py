@@ -25,11 +25,14 @@ from ray import tune  # noqa: E402
 from ray.exceptions import GetTimeoutError  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
+from search.budget import Timing  # noqa: E402
+from search.execution.contract import Job, Progress, Trainer, Work  # noqa: E402
 from search.execution.desk import Desk  # noqa: E402
+from search.execution.external.measure import measure  # noqa: E402
 from search.execution.session import Session  # noqa: E402
 from search.execution.store import SearchDir  # noqa: E402
 from search.execution.watch import AHEAD_SECONDS, Interrupted, Watch  # noqa: E402
-from search.execution.worker import Job, Progress, Worker, calibrate_here  # noqa: E402
+from search.execution.worker import Own, calibrate_here  # noqa: E402
 from search.records import Proposal, Trial  # noqa: E402
 from search.strategy import Done  # noqa: E402
 from trainer.cohorts.calibrate import Calibration  # noqa: E402
@@ -78,16 +81,37 @@ def calibrate_shapes(
     return found, started, time.monotonic() - began
 
 
+def calibrate_trainer(
+    trainer: Trainer, runs: list[RunConfig], gpu: bool, threads: int, steps: tuple[int, int], most_seconds: float
+) -> tuple[list[Timing], float, float]:
+    """Of somebody else's trainer, where trials will run: each run's timing, and the seconds and FLOPs that it took."""
+    remote = ray.remote(num_cpus=1, num_gpus=1 if gpu else 0)(measure)
+    task = remote.remote(trainer, runs, steps, threads)
+    try:
+        return ray.get(task, timeout=None if most_seconds == math.inf else max(0.1, most_seconds))
+    except GetTimeoutError:
+        ray.cancel(task, force=True)
+        raise UserError(
+            f"The trainer's two runs of {steps[0]} and {steps[1]} steps alone take more than {most_seconds:.0f} s of a "
+            "slot, half of the budget: raise it, lower --trainer.calibrate, or give the budget in FLOPs or runs."
+        ) from None
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise UserError(str(error.cause)) from None
+        raise
+
+
 def execute(
     session: Session,
     directory: SearchDir,
-    data: Prepared,
+    data: Prepared | None,
     *,
     slots: int,
     gpu: bool,
     threads: int,
     on_progress: Callable[[Proposal, Progress], None],
     on_trial: Callable[[Trial], None],
+    trainer: Trainer | None = None,
     last_words: Callable[[str], None] = print,
 ) -> bool:
     """Run the session until it is over; every ended trial is in the directory before `on_trial` hears of it.
@@ -105,7 +129,7 @@ def execute(
     watch = Watch(desk, directory, loop.end, RayHealth().fault, last_words)
     loop.check = watch.check
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)  # or the workers would start one after the other
-    common = {"data": data, "checkpoints": str(directory.checkpoints), "threads": threads}
+    common = {"data": data, "checkpoints": str(directory.checkpoints), "threads": threads, "trainer": trainer or Own()}
     scratch = tempfile.mkdtemp(prefix="hpt-tune-")
     try:
         with watch.running():
@@ -177,14 +201,25 @@ class _Loop(tune.Callback):
 class _Trainable(tune.Trainable):
     """A warm process: trains one job after another. It is the driver that ends a job (`_AskTell.stop`)."""
 
+    worker: Work | None = None
+
     def setup(self, config: dict[str, Any]) -> None:
-        self.worker = Worker(Job(**config["job"]))
+        self.cleanup()
+        job = dict(config["job"])
+        trainer: Trainer = job.pop("trainer")
+        self.worker = trainer.begin(Job(**job))
+
+    def cleanup(self) -> None:
+        """What the job before left running, where it was ended for want of money."""
+        if self.worker is not None:
+            self.worker.close()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.setup(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
+        assert self.worker is not None
         if self.worker.ended:
             time.sleep(IDLE_SECONDS)
         return {"news": list(self.worker.advance(POLL_SECONDS).items())}  # a dict would be flattened by Tune

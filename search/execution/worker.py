@@ -61,6 +61,9 @@ class Worker:
                 break
         return news
 
+    def close(self) -> None:
+        self._open.clear()
+
     def _train(self) -> Iterator[dict[str, Progress]]:  # a generator: nothing happens before the first `advance`
         torch.set_num_threads(self.job.threads)
         torch.set_flush_denormal(True)

@@ -45,3 +45,6 @@ class Replaying:
         progress = Progress(status=status, tokens=proposal.horizon, loss=trial.loss, flops=trial.flops, curve=curve,
                             trunk=trial.trunk, error=trial.error)  # fmt: skip
         return {proposal.id: progress}
+
+    def close(self) -> None:
+        self.waiting.clear()

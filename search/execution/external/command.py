@@ -167,6 +167,7 @@ class Working:
         self._waiting.clear()
         if self._run is not None:
             self._run.stop()
+            self._run.release()
             self._run = None
 
 
@@ -176,7 +177,7 @@ class Running:
     def __init__(self, trainer: Command, proposal: Proposal, threads: int) -> None:
         self.trainer, self.proposal, self._status = trainer, proposal, b""
         self.began = self.heard = time.monotonic()
-        self.hung, self._ended = False, False
+        self.hung = False
         home = trainer.home(proposal)
         self.out = home / "out"
         shutil.rmtree(self.out, ignore_errors=True)  # of an attempt before: its results are not this one's
@@ -260,18 +261,23 @@ class Running:
         points = {step * batch: nats(loss, unit) for step, loss in list(self.reader.points) if step is not None}
         return tuple((t, v) for t, v in sorted(points.items()) if math.isfinite(v))
 
-    def _end(self) -> Progress:
-        """All is over: what became of it."""
+    def release(self) -> None:
+        """Read what is left of all pipes, and close them."""
         while chunk := os.read(self._far_end, 1 << 12):
             self._status += chunk
         os.close(self._far_end)
         self._thread.join(5.0)
-        self.process.stdin.close()  # type: ignore[union-attr]
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.close()
         self.process.wait()
         if not self._thread.is_alive():
-            self.process.stdout.close()  # type: ignore[union-attr]
+            self.process.stdout.close()
+
+    def _end(self) -> Progress:
+        """All is over: what became of it."""
+        self.release()
         for line in self.result.read_text("utf-8", errors="replace").splitlines():
-            self.reader.feed(line)
+            self.reader.feed(line, spoken=False)
         self.reader.end(self.loss_file)
         ending = Ending(
             status=self._status.decode(errors="replace").strip(),

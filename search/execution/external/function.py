@@ -33,11 +33,11 @@ def function(spec: str, **settings: Any) -> Command:
     return Command(words=_words(spec), environment=True, **settings)
 
 
-def given(train: Callable[..., Any], folder: Path, **settings: Any) -> Command:
-    """The trainer that calls `train`, which is pickled by value into `folder`, so that it may live in a notebook."""
+def given(train: Callable[..., Any], place: Path, **settings: Any) -> Command:
+    """The trainer that calls `train`, which is pickled by value into `place`, so that it may live in a notebook."""
     import cloudpickle
 
-    path, module = folder.absolute() / "function.pickle", sys.modules.get(getattr(train, "__module__", None) or "")
+    path, module = place.absolute() / "function.pickle", sys.modules.get(getattr(train, "__module__", None) or "")
     own = module is not None and module.__name__ != "__main__" and "site-packages" not in str(module.__file__)
     try:
         if own:

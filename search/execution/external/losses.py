@@ -67,7 +67,6 @@ class Reader:
     tail: deque[str] = field(default_factory=lambda: deque[str](maxlen=LINES_KEPT))
     words: str = ""
     """The line that said that it diverged."""
-    lines: int = 0
     backwards: str = ""
     """A step that came after a larger one, in words."""
     final: bool = False
@@ -78,12 +77,13 @@ class Reader:
         self._pattern = re.compile(self.source.pattern) if here else None
         self._diverged = re.compile(self.diverged) if self.diverged else None
 
-    def feed(self, line: str) -> None:
+    def feed(self, line: str, spoken: bool = True) -> None:
+        """spoken: it is of the output, not of a file that only holds results."""
         line = ANSI.sub("", line[:LONGEST]).rstrip()
         if not line:
             return
-        self.lines += 1
-        self.tail.append(line)
+        if spoken:
+            self.tail.append(line)
         if "hpt {" in line and (found := PROTOCOL.search(line)):
             self._protocol(found[1])
         elif self._pattern is not None and (found := self._pattern.search(line)):
