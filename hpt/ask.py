@@ -34,6 +34,8 @@ class AskConfig(cli.Common):
     """Most trials to give out."""
     lease_hours: float = LEASE_SECONDS / 3600
     """What is not told by then may be asked for again."""
+    go_on: bool = False
+    """Go on though the newest trials have all failed alike: what ailed them is mended."""
     so_far: bool = False
     """Ask for no trial, but for the answer that there is so far."""
     strategy: str | None = None
@@ -45,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
     search = AskTell.open(SearchDir(config.search), load, config.strategy)
     if config.so_far:
         return answered(search, config, 0)
-    found = search.ask(config.count, config.lease_hours * 3600)
+    found = search.ask(config.count, config.lease_hours * 3600, config.go_on)
     if isinstance(found, Done):
         return answered(search, config, DONE)
     trials = [shown(search, proposal) for proposal in found]

@@ -166,6 +166,7 @@ def test_three_failures_alike_end_it(tmp_path: Path) -> None:
     assert isinstance(search.ask(), Done)
     answer = search.recommend()
     assert answer.lr is None and "CUDA is not there" in answer.reasons[0]
+    assert not isinstance(search.ask(go_on=True), Done)
 
 
 def test_a_loss_from_a_log(place: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

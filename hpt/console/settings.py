@@ -44,19 +44,8 @@ TARGET_FILE = "target.toml"
 """In a search's directory, where its target was a file: a copy."""
 RESERVE = 0.1
 """Of the caps on time and money, beyond what is planned: trials take longer than forecast, and the last ones count."""
-NOT_SAVED = (
-    "name",
-    "out",
-    "resume",
-    "dry_run",
-    "ask_only",
-    "save_target",
-    "device",
-    "mfu",
-    "tracking_uri",
-    "json",
-    "quiet",
-)
+NOT_SAVED = ("name", "out", "resume", "dry_run", "ask_only", "save_target", "device", "mfu", "tracking_uri", "json",
+             "quiet")  # fmt: skip
 """What does not decide a search."""
 BUDGETS = ("budget_usd", "budget_hours", "budget_flops", "budget_runs")
 """What may be raised when a search is resumed."""
@@ -318,19 +307,7 @@ def to_json(config: SearchConfig) -> dict[str, Any]:
     values = dataclasses.asdict(config)
     options = values["trainer_options"]
     options |= {k: str(v) for k, v in options.items() if isinstance(v, Path)}
-    for name in (
-        "name",
-        "out",
-        "resume",
-        "dry_run",
-        "ask_only",
-        "save_target",
-        "device",
-        "mfu",
-        "tracking_uri",
-        "json",
-        "quiet",
-    ):
+    for name in NOT_SAVED:
         values.pop(name)
     return values
 

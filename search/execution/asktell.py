@@ -67,10 +67,13 @@ class AskTell:
 
     # --- the three questions ----------------------------------------------------------------------------------------
 
-    def ask(self, count: int = 1, lease: float = LEASE_SECONDS) -> list[Proposal] | Done:
-        """Up to so many trials to run now; [] to wait for those that run; DONE when there will be none."""
+    def ask(self, count: int = 1, lease: float = LEASE_SECONDS, go_on: bool = False) -> list[Proposal] | Done:
+        """Up to so many trials to run now; [] to wait for those that run; DONE when there will be none. go_on: though
+        the newest trials have all failed alike."""
         with self._locked() as leases:
             session, now = self._session(leases), self.clock()
+            if session.hopeless() and not go_on:
+                return DONE
             answer = session.next(count)
             if isinstance(answer, Done):
                 return DONE

@@ -108,9 +108,9 @@ class Session:
             self.running.pop(trial.id, None)
             self.purse.pay(trial.id, trial.spending)
             self.trials.append(trial)
-            self.over = self.over or self._hopeless()
+            self.over = self.over or self.hopeless()
 
-    def _hopeless(self) -> str:
+    def hopeless(self) -> str:
         """That the newest trials have all failed in the same way; empty: they have not."""
         tried = [t for t in self.trials if not t.aside]
         last = tried[-(self.patience or 0) :] if self.patience else []
