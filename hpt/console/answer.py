@@ -43,7 +43,7 @@ def conclude(setup: Setup, session: Session, mirror: Mirror, console: Console, b
         ),
         ("final run", final_command(setup, answer)),
     ]
-    if session.over.startswith("the budget"):
+    if session.over.startswith("the budget") or "in a row failed" in session.over:
         lines.insert(0, ("ended because", session.over))
     console.print(answer_panel(answer, [line for line in lines if line[1]]))
     result = {**to_dict(answer), "bill": bill, "ended": session.over, "directory": directory.path}

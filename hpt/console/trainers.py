@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import shlex
+import sys
 import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -116,8 +117,10 @@ def check_strategy(name: str, strategy: Strategy, trainer: str, found: Command |
 
 
 def command_line(found: Command, run: RunConfig, name: str = "final") -> str:
-    """What would be typed for a run (with its lr), in the folder that it is run in."""
-    words, _ = replace(found, trials=str(Path(found.trials).parent)).filled(
-        Proposal(id=name, run=run, horizon=run.tokens)
-    )
-    return shlex.join(words)
+    """What would be typed for a run (with its lr), in the folder that it is run in; of a function, what it is given."""
+    if found.environment:
+        what = shlex.join(found.words[-1:]) if found.words[0] == sys.executable else shlex.join(found.words)
+        shape = f"{run.model.depth}x{run.model.width}, {run.steps:,} steps of {run.batch:,} tokens"
+        return f"{what} at lr {run.lr:.4g}, {shape}, seed {run.seed}"
+    proposal = Proposal(id=name, run=run, horizon=run.tokens)
+    return shlex.join(replace(found, trials=str(Path(found.trials).parent)).filled(proposal)[0])
