@@ -14,8 +14,10 @@ from rich.console import Console
 
 from hpt.console import cli
 from hpt.console.answer import conclude, search_run
+from hpt.console.asked import asked, begin_asked
 from hpt.console.assumed import LAUNCH_SECONDS
 from hpt.console.beginning import check_same_data, claimed, fingerprint, free_directories, read_config
+from hpt.console.local import foreign_runs, nothing_timed
 from hpt.console.screen import Screen, plan_table, short
 from hpt.console.settings import (
     TARGET_FILE,
@@ -30,7 +32,6 @@ from hpt.console.trainers import build, check_strategy, command_line, notes_of
 from hpt.reports.numbers import duration
 from hpt.tracking.mirror import Mirror
 from search.budget import Spending, Timing, shape_key
-from search.execution.asktell import AskTell
 from search.execution.external.command import Command
 from search.execution.external.measure import check
 from search.execution.session import Session
@@ -53,11 +54,11 @@ def main(argv: Sequence[str]) -> int:
         began = time.monotonic()
         if config.device is not None:
             return plan_elsewhere(config, console)
+        if config.ask_only:
+            return ask_only(config, console)
         setup = make_ready(config, begun, console)
         if config.trainer_options.check and setup.trainer is not None:
             return checked(setup, setup.trainer, console)
-        if config.ask_only:
-            return begin_asked(setup, console)
         from trainer.local_ray import ray_session  # Ray takes its time to import: bad input is told before
 
         with console.status("starting Ray"):
@@ -75,8 +76,7 @@ def make_ready(config: SearchConfig, begun: SearchConfig | None, console: Consol
     directory = SearchDir(config.resume or next(free_directories(config)))
     trainer = build(config.trainer, config.trainer_options, directory.path)
     check_strategy(config.strategy, strategy, config.trainer, trainer)
-    given = trainer is not None or config.ask_only
-    data = None if given else tokens_of(target, begun is not None, directory, console)
+    data = None if trainer is not None else tokens_of(target, begun is not None, directory, console)
     console.print(described(config, target))
     save_target(config, target, console)
     setup = Setup(
@@ -99,52 +99,25 @@ def make_ready(config: SearchConfig, begun: SearchConfig | None, console: Consol
     return replace(setup, directory=directory, trainer=build(config.trainer, config.trainer_options, directory.path))
 
 
-def begin_asked(setup: Setup, console: Console) -> int:
+def ask_only(config: SearchConfig, console: Console) -> int:
     """--ask-only: a directory from which hpt.ask gives out trials."""
-    config, directory = setup.config, setup.directory
-    if setup.resumed:
-        raise UserError(f"{directory.path} is begun already: python -m hpt.ask {directory.path} goes on with it.")
-    problem = make_problem(setup, {})
-    problem = replace(problem, budget=problem.budget.whole, cost=replace(problem.cost, flops_per_second=0.0))
-    stages = setup.strategy.plan(History(problem=problem))
-    console.print(plan_table(stages, setup.slots.count, False))
+    if config.resume is not None:
+        raise UserError(f"{config.resume} is begun already: python -m hpt.ask {config.resume} goes on with it.")
+    search, stages = asked(config, SearchDir(next(free_directories(config))))
+    console.print(described(config, search.problem.target))
+    console.print(plan_table(stages, 1, False))
     if config.dry_run:
         console.print("dry run: nothing was written")
         config.answer({"plan": list(map(planned, stages))}, f"{sum(s.trials for s in stages)} trials")
         return 0
-    asked = AskTell(directory, setup.strategy, problem, setup.trainer)
-    document = {
-        "id": uuid.uuid4().hex,
-        "search": to_json(config),
-        "target": to_dict(setup.target),
-        "data": {},
-        "timings": {},
-        "launch_seconds": 0.0,
-        "asked": asked.document(config.strategy),
-        "plan": [planned(stage) for stage in stages],
-    }
-    if config.target.endswith(".toml"):
-        write_target(directory.path / TARGET_FILE, preset(config.target))
-    directory.write_config(document)
-    directory.append(nothing_timed(setup.target))
-    directory.unlock()
+    directory = claimed(config)
+    try:
+        begin_asked(config, directory)
+    finally:
+        directory.unlock()
     console.print(f"begun: python -m hpt.ask {directory.path} gives out trials, python -m hpt.tell takes their losses")
     config.answer({"directory": directory.path}, str(directory.path))
     return 0
-
-
-def nothing_timed(run: RunConfig, seconds: float = 0.0, usd: float = 0.0, flops: float = 0.0) -> Trial:
-    """The record of what measuring the steps cost, the first of a history."""
-    return Trial(
-        id="calibration",
-        run=replace(run, lr=1e-6),
-        horizon=run.batch,
-        status="pruned",
-        seconds=seconds,
-        usd=usd,
-        flops=flops,
-        tags={"stage": "calibration", "launch_seconds": 0.0},
-    )
 
 
 def checked(setup: Setup, trainer: Command, console: Console) -> int:
@@ -367,17 +340,15 @@ def timed_trainer(setup: Setup, trainer: Command, wanted: list[RunConfig]) -> tu
     from search.execution.tune import calibrate_trainer
 
     free, cap = make_problem(setup, {}), setup.cap
-    runs = [min(wanted, key=run_flops)]
-    if trainer.can.sizes and runs[0].model != setup.target.model:
-        runs.append(setup.target)
+    runs = foreign_runs(trainer, wanted, setup.target)
     timings, seconds, flops = dict[str, Timing](), 0.0, 0.0
     if cap.usd is not None or cap.hours is not None:
         most = cap.seconds_left(Spending(), free.cost.usd_per_hour) / 2
         steps = setup.config.trainer_options.calibrate
         found, seconds, flops = calibrate_trainer(trainer, runs, setup.slots.gpu, setup.slots.threads, steps, most)
         timings = {shape_key(run): timing for run, timing in zip(runs, found, strict=True)}
-    record = nothing_timed(runs[0], seconds, seconds / 3600 * free.cost.usd_per_hour, flops)
-    return make_problem(setup, timings), record
+    bill = Spending(seconds, flops, seconds / 3600 * free.cost.usd_per_hour)
+    return make_problem(setup, timings), nothing_timed(runs[0], bill)
 
 
 def run_trials(setup: Setup, session: Session, stages: list[Stage], mirror: Mirror, console: Console) -> bool:
