@@ -43,8 +43,8 @@ _OFFERED = {
     "Strategy": "search.strategy",
     "UserError": "trainer.errors",
 }
-"""What `import hpt` offers, and where it is: imported when it is first used, for a command needs none of it. Their types are
-in __init__.pyi."""
+"""What `import hpt` offers, and where it is: imported when it is first used, for a command needs none. For types see
+__init__.pyi."""
 
 
 def __getattr__(name: str) -> Any:

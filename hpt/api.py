@@ -5,10 +5,9 @@
 524288
 >>> def train(run, report):
 ...     return 3 + (run.lr - 3e-3) ** 2 / run.lr
->>> answer = hpt.find_lr(train, strategy="early-stopping", set=("tokens=40960",), budget_runs=5, quiet=True)
+>>> hpt.find_lr(train, strategy="greedy", quiet=True)
 Traceback (most recent call last):
-...
-trainer.errors.UserError: --strategy early-stopping stops runs before their schedule has ended, which --trainer train cannot (only hpt's own trainer can): choose one of data-scaling, grid, hybrid, hyperband, transfer, literature, model-scaling.
+trainer.errors.UserError: --strategy greedy stops runs before their schedule has ended, which --trainer train cannot ...
 """
 
 from __future__ import annotations
@@ -50,13 +49,14 @@ presets: Mapping[str, Callable[[], RunConfig]] = PRESETS
 def find_lr(train: Train | str | None = None, *, quiet: bool = False, **settings: Any) -> Recommendation:
     """The lr that a search within a budget recommends, run from this process without Ray.
 
-    train: your own trainer, a function (run, report) -> loss, called in a process of its own for each trial; or its name
-    "module:function"; or a command with placeholders; None: hpt's own. settings: those of `hpt.search` (target, tokens,
-    batch, strategy, budget_hours, budget_usd with usd_per_hour, budget_flops, budget_runs, seed, name, out, slots,
-    lr_range, set=("model.depth=4",) ...). `resume=Path(...)` goes on with a search that was interrupted. Its files are in
-    out/name. UserError says what is wrong with any of it.
+    train: your own trainer, a function (run, report) -> loss, called in a process of its own for each trial; or its
+    name "module:function"; or a command with placeholders; None: hpt's own. settings: those of `hpt.search` (target,
+    tokens, batch, strategy, budget_hours, budget_usd with usd_per_hour, budget_flops, budget_runs, seed, name, out,
+    slots, lr_range, set=("model.depth=4",) ...). `resume=Path(...)` goes on with a search that was interrupted. Its
+    files are in out/name. UserError says what is wrong with any of it.
     """
-    config = SearchConfig(**{"quiet": quiet, "trainer": train if isinstance(train, str) else OWN, **settings})
+    named = f"{train.__module__}:{getattr(train, '__qualname__', 'train')}" if callable(train) else train or OWN
+    config = SearchConfig(**{"quiet": quiet, "trainer": named, **settings})
     directory = claimed(config)
     try:
         setup = make(config, directory, train if callable(train) else None)
@@ -167,7 +167,7 @@ class Search:
         return self._asked.directory.path
 
     def ask(self, count: int = 1, *, lease_hours: float = LEASE_SECONDS / 3600) -> list[dict[str, Any]] | None:
-        """Up to so many trials to run, each with its id, lr, steps, shape ...; [] to wait for others; None: it is over."""
+        """Up to so many trials to run, each with its id, lr, steps, shape ...; [] to wait; None: it is over."""
         answer = self._asked.ask(count, lease_hours * 3600)
         return None if isinstance(answer, Done) else [{**values_of(p), "id": p.id} for p in answer]
 

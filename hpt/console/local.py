@@ -20,11 +20,13 @@ from search.execution.external.measure import measure
 from search.execution.session import Session
 from search.execution.store import SearchDir
 from search.execution.worker import Own, calibrate_here
-from search.records import History, Problem, Trial
+from search.records import History, Trial
 from trainer.architecture.counts import run_flops
 from trainer.config import RunConfig, to_dict
 from trainer.data import check_enough, prepare
 from trainer.devices import usable_cpus
+
+FREE = Spending()
 
 
 def make(config: SearchConfig, directory: SearchDir, train: Callable[[Any, Any], Any] | None) -> Setup:
@@ -82,12 +84,8 @@ def begin(setup: Setup) -> Session:
         directory.append(record)
     seedless = setup.trainer is not None and not setup.trainer.can.seeds
     patience = None if setup.trainer is None else 3
-    problem = problem_of(setup, timings)
+    problem = make_problem(setup, timings)
     return Session(setup.strategy, problem, trials, cap=setup.cap, seedless=seedless, patience=patience)
-
-
-def problem_of(setup: Setup, timings: dict[str, Timing]) -> Problem:
-    return make_problem(setup, timings)
 
 
 def timed(setup: Setup) -> tuple[dict[str, Timing], Trial]:
@@ -119,7 +117,7 @@ def foreign_runs(trainer: Command, runs: list[RunConfig], target: RunConfig) -> 
     return [cheapest, *([target] if trainer.can.sizes and cheapest.model != target.model else [])]
 
 
-def nothing_timed(run: RunConfig, bill: Spending = Spending()) -> Trial:
+def nothing_timed(run: RunConfig, bill: Spending = FREE) -> Trial:
     """The first record of a history: what measuring the steps cost."""
     return Trial(
         id="calibration",

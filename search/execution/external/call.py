@@ -78,6 +78,7 @@ def load(spec: str) -> Callable[..., Any]:
     sys.path.insert(0, os.getcwd())
     if spec.endswith(".pickle"):
         with open(spec, "rb") as file:
+            sys.path += [path for path in pickle.load(file) if path not in sys.path]
             return pickle.load(file)
     module, _, name = spec.partition(":")
     found: Any = importlib.import_module(module)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import pickle
 import re
 import sys
 from collections.abc import Callable
@@ -34,7 +35,8 @@ def function(spec: str, **settings: Any) -> Command:
 
 
 def given(train: Callable[..., Any], place: Path, **settings: Any) -> Command:
-    """The trainer that calls `train`, which is pickled by value into `place`, so that it may live in a notebook."""
+    """The trainer that calls `train`, which is pickled by value into `place`, so that it may live in a notebook; what
+    it imports is found where this process finds it."""
     import cloudpickle
 
     path, module = place.absolute() / "function.pickle", sys.modules.get(getattr(train, "__module__", None) or "")
@@ -42,7 +44,7 @@ def given(train: Callable[..., Any], place: Path, **settings: Any) -> Command:
     try:
         if own:
             cloudpickle.register_pickle_by_value(module)
-        content = cloudpickle.dumps(train)
+        content = pickle.dumps(sys.path) + cloudpickle.dumps(train)
     except Exception as error:  # whatever it holds that cannot be pickled: an open file, a lock, a tensor on a device
         raise UserError(f"train cannot be sent to another process ({type(error).__name__}: {error}).") from None
     finally:
