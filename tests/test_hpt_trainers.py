@@ -43,7 +43,7 @@ for name in ("learning_rate", "min_lr", "weight_decay", "beta1"):
 for name in ("n_layer", "n_head", "n_embd", "max_iters", "warmup_iters", "batch_size", "gradient_accumulation_steps"):
     assert re.fullmatch(r"\\d+", given["--" + name]), name
 assert given["--lr_decay_iters"] == given["--max_iters"] == given["--eval_interval"] == "20"
-assert float(given["--min_lr"]) == float(given["--learning_rate"]) / 10
+assert math.isclose(float(given["--min_lr"]), float(given["--learning_rate"]) / 10)
 assert int(given["--batch_size"]) * int(given["--gradient_accumulation_steps"]) * int(given["--block_size"]) == 4096
 print("number of parameters: 0.10M")
 print("step 0: train loss 8.3000, val loss 8.3100")
@@ -60,7 +60,8 @@ print("val loss 9.999999")
     "hf": ("run_clm.py", """
 assert re.fullmatch(r"n_embd=\\d+,n_layer=\\d+,n_head=\\d+,n_positions=\\d+", given["--config_overrides"])
 assert given["--max_steps"] == "20" and "--do_eval" in argv and given["--eval_strategy"] == "no"
-json.dump({"epoch": 1.0, "eval_loss": loss(given["--learning_rate"])}, open(given["--output_dir"] + "/eval_results.json", "w"))
+with open(given["--output_dir"] + "/eval_results.json", "w") as file:
+    json.dump({"epoch": 1.0, "eval_loss": loss(given["--learning_rate"])}, file)
 print("{'eval_loss': '5.04', 'eval_runtime': '14.9'}")
 """),
     "litgpt": ("litgpt", """
@@ -73,9 +74,11 @@ print(f"Final evaluation | val loss: {loss(optimizer['init_args']['lr']):.3f} | 
 """),
     "torchtitan": ("torchrun", """
 assert argv[:4] == ["--standalone", "--nproc_per_node=1", "-m", "torchtitan.train"]
-assert "flavor" in open(given["--job.config_file"]).read() and given["--validation.freq"] == given["--training.steps"] == "20"
-print("[rank0]:[titan] 2026-11-27 - root - INFO - step: 20  loss:  7.8312  grad_norm:  1.2")
-print(f"[rank0]:[titan] 2026-11-27 - root - INFO - validate step: 20  loss:  {loss(given['--optimizer.lr']):.4f}  memory: 1GiB")
+assert "flavor" in open(given["--job.config_file"]).read()
+assert given["--validation.freq"] == given["--training.steps"] == "20"
+head = "[rank0]:[titan] 2026-11-27 12:00:00,000 - root - INFO - "
+print(head + "step: 20  loss:  7.8312  grad_norm:  1.2")
+print(head + f"validate step: 20  loss:  {loss(given['--optimizer.lr']):.4f}  memory: 1GiB")
 """),
 }  # fmt: skip
 
