@@ -111,8 +111,9 @@ def ran(trainer: Command, run: Any = RUN) -> Progress:
 
 @pytest.mark.parametrize("name", STAND_INS)
 def test_a_known_trainer_is_told_what_it_wants_and_read_as_it_writes(name: str, place: Path) -> None:
-    trainer = made(name, place)
+    trainer = made(name, place, extra="--more=1")
     trainer.check()
+    assert trainer.words[-1] == "--more=1"
     found = ran(trainer)
     assert found.status == "finished", found.error
     assert found.loss == pytest.approx(4 + 0.1 * math.log(0.5) ** 2, abs=1e-3)
@@ -173,6 +174,7 @@ def test_start_up_and_steps_are_told_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("trainer", "options", "words"),
     [("nanogtp", {}, "did you mean nanogpt"), ("nanogpt", {}, "is run in a checkout"), ("hpt", {"micro": 3}, "name it"),
+     ("python x {lr}", {"extra": "--y"}, "command itself"),
      ("", {}, "is empty"), ("x 'y", {}, "cannot be split"), ("nothing_here:f", {}, "no module")],
 )  # fmt: skip
 def test_a_trainer_that_cannot_be(trainer: str, options: dict[str, Any], words: str, tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ class TrainerOptions:
     loss: str | None = None
     """Where the validation loss is: an expression with a group, 'val loss (\\S+)', or a file and a key,
     '{out}/results.json:eval_loss'. Without it: lines such as hpt {"step": 100, "loss": 3.21}."""
+    extra: str = ""
+    """More words behind those of a trainer that hpt knows, --trainer.extra='--dataset=mine --device=cpu'."""
     dir: Path | None = None
     """Where it is run; default: here."""
     template: Path | None = None
@@ -87,7 +89,8 @@ def build(trainer: str, options: TrainerOptions, directory: Path) -> Command | N
         "grace": options.grace,
     }
     if known:
-        found = Command(words=split(known["command"]), **settings)
+        words = split(known["command"])
+        found = Command(words=(*words, *(split(options.extra) if options.extra else ())), **settings)
     elif named(trainer):
         found = function(trainer, **settings)
     else:
@@ -99,6 +102,8 @@ def build(trainer: str, options: TrainerOptions, directory: Path) -> Command | N
                 f"--trainer {trainer!r} is no command with {{lr}} in it, and no trainer that hpt knows: {hint}"
             )
         found = Command(words=words, environment=options.env, **settings)
+    if options.extra and not known:
+        raise UserError("--trainer.extra adds words to a trainer that hpt knows: put them into your command itself.")
     if options.dir is None and known.get("dir"):
         raise UserError(f"--trainer {trainer} is run in {known['dir']}: give it, --trainer.dir PATH.")
     return found

@@ -58,8 +58,10 @@ def _loop(
     while True:
         while not over and len(jobs) < slots:
             taken = desk.take(f"job-{number}")
-            over = isinstance(taken, Done)
-            if over or not taken:
+            if isinstance(taken, Done):
+                over = True
+                break
+            if not taken:
                 break
             job = Job(proposals=tuple(taken), data=data, checkpoints=str(directory.checkpoints), threads=threads)
             jobs[f"job-{number}"] = trainer.begin(job)

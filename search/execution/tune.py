@@ -22,7 +22,7 @@ os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # search.execution.wa
 
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
-from ray.exceptions import GetTimeoutError  # noqa: E402
+from ray.exceptions import GetTimeoutError, RayTaskError  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
 from search.budget import Timing  # noqa: E402
@@ -95,7 +95,7 @@ def calibrate_trainer(
             f"The trainer's two runs of {steps[0]} and {steps[1]} steps alone take more than {most_seconds:.0f} s of a "
             "slot, half of the budget: raise it, lower --trainer.calibrate, or give the budget in FLOPs or runs."
         ) from None
-    except ray.exceptions.RayTaskError as error:
+    except RayTaskError as error:
         if isinstance(error.cause, UserError):
             raise UserError(str(error.cause)) from None
         raise
