@@ -62,7 +62,7 @@ def main(argv: Sequence[str]) -> int:
         from trainer.local_ray import ray_session  # Ray takes its time to import: bad input is told before
 
         with console.status("starting Ray"):
-            ray = ray_session(setup.slots.count, setup.slots.count if setup.slots.gpu else 0)
+            ray = ray_session(setup.slots.count, setup.slots.count * setup.slots.gpu)
             ray.__enter__()
         try:
             return search(setup, console, began)

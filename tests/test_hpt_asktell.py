@@ -179,6 +179,20 @@ def test_a_loss_from_a_log(place: Path, capsys: pytest.CaptureFixture[str], tmp_
         hpt.tell.main([str(place), "x", "--from-log", str(log), "--loss-is", "ppl (\\S+)"])
 
 
+def test_what_was_checked_is_read_as_if_it_were_checked(tmp_path: Path) -> None:
+    search = begun(tmp_path, STRATEGIES["hyperband"](), "hyperband")
+    for _, _ in zip(range(9), told(search, World()), strict=False):
+        pass
+    slow, directory = search.directory.read_trials(), SearchDir(tmp_path)
+    assert directory.read_trials_again() == slow and (tmp_path / "checked.json").exists()
+    quick = SearchDir(tmp_path).read_trials_again()
+    assert quick == slow and [t.to_json() for t in quick] == [t.to_json() for t in slow]
+    lines = (tmp_path / "trials.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "trials.jsonl").write_text("".join(lines[:-1]) + lines[-1].replace('"lr": ', '"lr": "x'))
+    with pytest.raises(UserError, match="line 9 is damaged"):
+        SearchDir(tmp_path).read_trials_again()
+
+
 def test_a_live_search_keeps_others_out(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("search.execution.asktell.LOCK_SECONDS", 0.1)
     directory = SearchDir(place)

@@ -16,10 +16,14 @@ from typing import Any
 import pytest
 
 import hpt.search
+from hpt.console.beginning import read_config
+from hpt.console.settings import SearchConfig, Slots, to_json
 from hpt.console.trainers import TrainerOptions, build, check_strategy, presets
 from search.execution.contract import Job, Progress, finish
 from search.execution.external.command import Command
 from search.execution.external.measure import check, measure
+from search.execution.store import SearchDir
+from search.execution.tune import resources
 from search.records import Proposal
 from search.strategies import STRATEGIES
 from trainer.errors import UserError
@@ -195,6 +199,26 @@ def test_a_dry_run_shows_the_commands(place: Path, monkeypatch: pytest.MonkeyPat
     assert (
         "--n_layer=12 --n_head=12 --n_embd=768" in said and "random batches" in said and "--learning_rate=0.001" in said
     )
+
+
+def test_a_search_that_runs_a_command_is_not_resumed_unseen(place: Path) -> None:
+    """A directory that somebody sent may name any program: it is typed again, or not run."""
+    config = SearchConfig(trainer="python evil.py {lr} {steps}", trainer_options=TrainerOptions(dir=place))
+    directory = SearchDir(place / "sent")
+    directory.write_config({"search": to_json(config)})
+    with pytest.raises(UserError, match="code of its own: name it again"):
+        read_config(["--resume", str(directory.path)])
+    again, begun = read_config(["--resume", str(directory.path), "--trainer", config.trainer])
+    assert begun is not None and again.trainer_options == config.trainer_options
+
+
+def test_devices_of_one_trial_are_one_slot(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+    config = SearchConfig(trainer="x {lr} {steps}", trainer_options=TrainerOptions(devices=4), budget_hours=8.0)
+    slots = Slots.of(config)
+    assert (slots.count, slots.gpu) == (2, 4) and resources(slots.gpu) == {"CPU": 1, "GPU": 4}
+    assert config.build_budget(preset("laptop"), slots.per_device).hours == 2.0  # of four devices each
 
 
 def _console() -> Any:

@@ -24,7 +24,7 @@ def asked(config: SearchConfig, directory: SearchDir) -> tuple[AskTell, list[Sta
     check_strategy(config.strategy, strategy, config.trainer, trainer)
     setup = Setup(
         config=config,
-        slots=Slots(count=1, gpu=False, threads=1, per_device=1),
+        slots=Slots(count=1, gpu=0, threads=1, per_device=1),
         strategy=strategy,
         target=target,
         data=None,

@@ -55,7 +55,7 @@ def make(config: SearchConfig, directory: SearchDir, train: Callable[[Any, Any],
     count = 1 if trainer is None else config.slots or 1
     return Setup(
         config=config,
-        slots=Slots(count=count, gpu=False, threads=max(1, usable_cpus() // count), per_device=1),
+        slots=Slots(count=count, gpu=0, threads=max(1, usable_cpus() // count), per_device=1),
         strategy=strategy,
         target=target,
         data=data,

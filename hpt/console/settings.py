@@ -190,7 +190,7 @@ class SearchConfig(cli.Common):
         whole = "in whole steps; N: all parameters, embeddings included"
         return f"tokens: {LAW.source}, {whole}" if self.tokens == "optimal" else f"tokens: {self.tokens} N, {whole}"
 
-    def build_budget(self, target: RunConfig, slots_per_device: int) -> Budget:
+    def build_budget(self, target: RunConfig, slots_per_device: float) -> Budget:
         """In the units of a slot: on a CPU a slot is a share of the machine."""
         flops = self.budget_flops
         runs = 1.0 if (self.budget_usd, self.budget_hours, flops) == (None, None, None) else None
@@ -205,19 +205,23 @@ class Slots:
     """How trials share the hardware."""
 
     count: int
-    gpu: bool
+    gpu: int
+    """GPUs of a slot."""
     threads: int
-    per_device: int
+    per_device: float
+    """Slots that share a device; below 1: devices share a slot (--trainer.devices)."""
 
     @staticmethod
     def of(config: SearchConfig) -> Slots:
         if config.device is not None:
-            return Slots(count=config.slots or 1, gpu=config.device != "cpu", threads=1, per_device=1)
+            return Slots(count=config.slots or 1, gpu=int(config.device != "cpu"), threads=1, per_device=1)
         if torch.cuda.is_available():
-            return Slots(count=config.slots or torch.cuda.device_count(), gpu=True, threads=1, per_device=1)
+            devices = config.trainer_options.devices
+            count = config.slots or max(1, torch.cuda.device_count() // devices)
+            return Slots(count=count, gpu=devices, threads=1, per_device=1 / devices)
         cpus = usable_cpus()
         count = config.slots or cpus
-        return Slots(count=count, gpu=False, threads=max(1, cpus // count), per_device=count)
+        return Slots(count=count, gpu=0, threads=max(1, cpus // count), per_device=count)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -154,7 +154,7 @@ class AskTell:
         return session
 
     def _trials(self) -> list[Trial]:
-        self.seen = self.directory.read_trials()
+        self.seen = self.directory.read_trials_again()
         return self.seen
 
     @property

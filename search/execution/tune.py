@@ -50,20 +50,20 @@ POLL_SECONDS = 1.0  # a trial reports its progress about this often
 IDLE_SECONDS = 0.05  # and asks this often for its next job
 
 
-def resources(gpu: bool) -> dict[str, float]:
-    """Of one slot."""
-    return {"CPU": 1, "GPU": 1} if gpu else {"CPU": 1}
+def resources(gpu: int) -> dict[str, float]:
+    """Of one slot with so many GPUs."""
+    return {"CPU": 1, "GPU": gpu} if gpu else {"CPU": 1}
 
 
 def calibrate_shapes(
-    runs: list[RunConfig], data: Prepared, gpu: bool, threads: int, pack: int | None, most_seconds: float = math.inf
+    runs: list[RunConfig], data: Prepared, gpu: int, threads: int, pack: int | None, most_seconds: float = math.inf
 ) -> tuple[list[Calibration], float, float]:
     """Twenty steps of each run, one after the other, where trials will run; packs as trainer.cohorts has them.
 
     Also the seconds that a worker took to start (its process, its imports and what is cold at first), and those that it
     all took; UserError where that would be more than `most_seconds`.
     """
-    remote = ray.remote(num_cpus=1, num_gpus=1 if gpu else 0)(calibrate_here)
+    remote = ray.remote(num_cpus=1, num_gpus=gpu)(calibrate_here)
     began, found, launch = time.monotonic(), list[Calibration](), 0.0
     for run in runs:
         task = remote.remote(run, data, threads, pack)
@@ -82,10 +82,10 @@ def calibrate_shapes(
 
 
 def calibrate_trainer(
-    trainer: Trainer, runs: list[RunConfig], gpu: bool, threads: int, steps: tuple[int, int], most_seconds: float
+    trainer: Trainer, runs: list[RunConfig], gpu: int, threads: int, steps: tuple[int, int], most_seconds: float
 ) -> tuple[list[Timing], float, float]:
     """Of somebody else's trainer, where trials will run: each run's timing, and the seconds and FLOPs that it took."""
-    remote = ray.remote(num_cpus=1, num_gpus=1 if gpu else 0)(measure)
+    remote = ray.remote(num_cpus=1, num_gpus=gpu)(measure)
     task = remote.remote(trainer, runs, steps, threads)
     try:
         return ray.get(task, timeout=None if most_seconds == math.inf else max(0.1, most_seconds))
@@ -107,7 +107,7 @@ def execute(
     data: Prepared | None,
     *,
     slots: int,
-    gpu: bool,
+    gpu: int,
     threads: int,
     on_progress: Callable[[Proposal, Progress], None],
     on_trial: Callable[[Trial], None],

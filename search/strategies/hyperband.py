@@ -173,8 +173,11 @@ class Hyperband(Strategy):
             return target
         # The whole bracket shares one trunk, so warmup must end inside the first rung's.
         warmup = min(target.warmup, self._horizon(history, rungs, 0) // 4)
-        tokens = self._horizon(history, rungs, i)
-        return replace(target, schedule="wsd", cooldown=self.cooldown, tokens=tokens, warmup=warmup)
+        tokens, memo = self._horizon(history, rungs, i), history.problem.memo
+        key = ("run", self.cooldown, tokens, warmup)
+        if key not in memo:  # a hundred trials of a rung have it alike
+            memo[key] = replace(target, schedule="wsd", cooldown=self.cooldown, tokens=tokens, warmup=warmup)
+        return memo[key]
 
     # --- who runs -----------------------------------------------------------------------------------------------
 
