@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import tempfile
 import time
@@ -239,7 +240,8 @@ def search(setup: Setup, console: Console, began: float) -> int:
     completed = run_trials(setup, session, stages, mirror, console)
     if not completed:
         mirror.stop(5)
-        console.print(f"interrupted; go on with: python -m hpt.search --resume {directory.path}")
+        again = "" if setup.trainer is None else f" --trainer {shlex.quote(config.trainer)}"
+        console.print(f"interrupted; go on with: python -m hpt.search --resume {directory.path}{again}", markup=False)
         return 130
     conclude(setup, session, mirror, console, began)
     return 0
