@@ -17,6 +17,7 @@ import hpt.cost
 import hpt.search
 from trainer.errors import UserError
 from trainer.hardware import DEVICES, offered, typical_mfu
+from trainer.presets import preset
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -57,6 +58,26 @@ def test_the_plan_in_the_readme_is_what_is_planned(capsys: pytest.CaptureFixture
         row = next(line for line in README.splitlines() if line.startswith(f"  {stage['name']}  "))
         assert row.split("   ")[-2].strip() == f"{stage['cost']['usd']:.2f}", row
     assert found["cost"]["usd"] == pytest.approx(8.0) and len(TYPED) >= 2
+
+
+def test_the_page_s_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "devices.md").read_text()
+    typed = [m[0] for m in re.finditer(r"python -m hpt\.\w+ [^#\n]*--device [^#\n]*", page)]
+    for line in typed:
+        _, _, module, *argv = shlex.split(line)
+        assert {"hpt.search": hpt.search.main, "hpt.cost": hpt.cost.main}[module](argv) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert len(typed) == 2 and "20x N, in whole steps" in said and "RTX 4090, assumed" in said
+
+
+def test_the_target_is_saved_as_all_flags_have_made_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["--target", "gpt2-124m", "--tokens", "20x", "--batch", "262144", "--set", "weight_decay=0.2"]
+    more = ["--strategy", "grid", "--budget-runs", "50", "--device", "h100", "--dry-run"]
+    assert hpt.search.main([*argv, *more, "--save-target", "mine.toml"]) == 0
+    saved = preset("mine.toml")
+    assert (saved.batch, saved.weight_decay) == (262144, 0.2) and "mine.toml" in capsys.readouterr().out
+    assert hpt.search.main(["--target", "mine.toml", *more]) == 0
+    assert f"{saved.steps:,} steps of 262,144" in capsys.readouterr().out
 
 
 def test_nothing_of_ray_is_loaded() -> None:
