@@ -178,6 +178,15 @@ def test_what_to_run_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert wider.details["sd"] < found["details"]["sd"]
 
 
+def test_other_people_s_sweep_is_read_as_it_is(shared: Path) -> None:
+    """1,404 runs of a published sweep: their authors' own formula says 1.55e-3 for this target."""
+    found = advise_on(shared / "runs" / "steplaw_dense_small.csv", run_of(536_872_960, 2e10, 524_288))
+    step_law = 1.79 * 536_872_960**-0.713 * 2e10**0.307
+    assert found.answer.lr == pytest.approx(step_law, rel=0.15) and len(found.history) == 1404
+    assert found.columns["loss"] == "smooth loss" and found.notes[0].startswith("bs counts sequences")
+    assert not any("not used" in note for note in found.notes)
+
+
 def test_a_thousand_runs_in_seconds(tmp_path: Path) -> None:
     many = rows(
         sizes=(1e6, 4e6, 8e6, 16e6, 64e6), more=(5.0, 10.0, 20.0, 40.0, 80.0), lrs=[1e-4 * 1.5**k for k in range(20)]

@@ -34,6 +34,8 @@ RESULTS = re.compile(
     r"number|epoch|^step$|^_|^unnamed|^index$|^$"
 )
 """Names of what a run gives, and of what only names it: no settings."""
+COUNTS = {name for key in ("n", "total", "d", "ratio", "steps", "batch") for name in ALIASES[key]}
+"""Other ways to say N, D and the batch."""
 WITH_SIZE = re.compile(r"depth|width|layer|head|dim|hidden|ffn|ff$|embd|param|size|step|iter|token|warm|batch|accum")
 """Settings that may well move with N, D or the batch."""
 
@@ -169,7 +171,7 @@ def unused(found: Rows) -> list[str]:
     used = {name for name in found.names.values() if name is not None}
     inside, across, fixed = list[str](), list[str](), list[str]()
     for name in dict.fromkeys(key for _, record in records for key in record):
-        if name in used or name.lower().startswith(LOGGED) or RESULTS.search(plain(name)):
+        if name in used or name.lower().startswith(LOGGED) or RESULTS.search(plain(name)) or plain(name) in COUNTS:
             continue
         values = [_shown(record.get(name)) for _, record in records]
         distinct = set(values) - {""}
