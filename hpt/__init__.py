@@ -1,11 +1,16 @@
 """hpt finds the peak learning rate of a pretraining run you can afford only once.
 
+    import hpt
+    answer = hpt.find_lr(train, target="gpt2-124m", tokens=2.5e9, budget_hours=4)
+
 A command is a file here (`console/commands.py` lists them); what they share is in `console`, `tracking` and `reports`.
 """
 
+import importlib
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -28,3 +33,25 @@ def _own_names() -> None:
 
 
 _own_names()
+
+_OFFERED = {
+    "find_lr": "hpt.api",
+    "load": "hpt.api",
+    "Search": "hpt.api",
+    "Recommendation": "hpt.api",
+    "presets": "hpt.api",
+    "Strategy": "search.strategy",
+    "UserError": "trainer.errors",
+}
+"""What `import hpt` offers, and where it is: imported when it is first used, for a command needs none. For types see
+__init__.pyi."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _OFFERED:
+        raise AttributeError(f"module 'hpt' has no attribute {name!r}")
+    return getattr(importlib.import_module(_OFFERED[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_OFFERED])

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE
+from rich.console import Console
 from rich.table import Table
 
 from hpt.console import cli
+from hpt.console.assumed import Assumed
 from hpt.reports.numbers import duration, short
 from search.budget import CostModel, Timing
 from search.execution.store import SearchDir
@@ -20,6 +22,7 @@ from trainer.cohorts.calibrate import Calibration, calibrate
 from trainer.config import RunConfig, override
 from trainer.data.synthetic import random_data
 from trainer.devices import device_name, peak_flops, pick_device
+from trainer.errors import UserError
 from trainer.presets import preset
 
 
@@ -32,7 +35,11 @@ class CostConfig(cli.Common):
     set: tuple[str, ...] = ()
     """Fields of all of them, as KEY=VALUE."""
     usd_per_hour: float = 0.0
-    """Price of this device."""
+    """Price of this device, or of --device."""
+    device: str | None = None
+    """Time nothing: what the runs would take on this device of hpt's table (h100, a100, rtx4090 ...), as assumed."""
+    mfu: float | None = None
+    """With --device: the share of its peak that a step reaches; default: typical of the model's size."""
     search: Path | None = None
     """A search directory: compare what its trials were forecast to take with what they took. Nothing is timed."""
 
@@ -45,6 +52,10 @@ def main(argv: Sequence[str]) -> int:
         console.print(forecast_table(rows))
         config.answer(rows, f"took {rows[-1]['took'] / rows[-1]['forecast']:.2f} of the forecast" if rows else "")
         return 0
+    if config.device is not None:
+        return elsewhere(config, config.device, console)
+    if config.mfu is not None:
+        raise UserError("--mfu is assumed of a --device: name one, such as --device h100.")
     device = pick_device()
     table = Table(box=SIMPLE, title=f"on {device_name(device)}", title_justify="left")
     headers = ("target", "parameters", "steps", "step 0", "step", "tokens/s", "MFU", "runtime", "dollars")
@@ -72,6 +83,39 @@ def main(argv: Sequence[str]) -> int:
                       "step_seconds": measured.step_seconds, "first_step_seconds": measured.first_seconds,
                       "mfu": mfu, "hours": hours, "usd": hours * config.usd_per_hour})  # fmt: skip
     console.print(table)
+    config.answer(found, "\n".join(f"{row['target']}: {row['hours']:.4g} hours" for row in found))
+    return 0
+
+
+def elsewhere(config: CostConfig, name: str, console: Console) -> int:
+    """The same table for a device that is not here, from what is assumed of it."""
+    assumed, found = Assumed.of(name, config.usd_per_hour, config.mfu), list[dict[str, Any]]()
+    table = Table(box=SIMPLE, title=f"on one {assumed.device.match}, assumed", title_justify="left")
+    for header in ("target", "parameters", "steps", "step", "tokens/s", "MFU", "memory", "runtime", "dollars"):
+        table.add_column(header, justify="left" if header == "target" else "right")
+    for target in config.targets:
+        run = override(preset(target), config.set)
+        step, total = assumed.step_seconds(run), parameters(run.model).total
+        hours, memory = step * run.steps / 3600, assumed.memory_gib(run)
+        table.add_row(
+            target,
+            short(total),
+            f"{run.steps:,}",
+            duration_ms(step),
+            short(run.batch / step),
+            f"{assumed.share(run):.0%}",
+            f"{memory:.1f} GiB" + (" (too much)" if memory > assumed.device.memory_gib else ""),
+            duration(3600 * hours),
+            f"{hours * assumed.price:.2f}" if assumed.price else "",
+        )
+        found.append({"target": target, "parameters": total, "steps": run.steps, "step_seconds": step, "hours": hours,
+                      "usd": hours * assumed.price, "assumed": assumed.to_json(run)})  # fmt: skip
+    console.print(table)
+    price = f"${assumed.price:g} an hour" + (f" ({assumed.device.priced})" if assumed.listed else "")
+    console.print(
+        f"assumed, not timed: shares of {assumed.device.peak_tflops:g} TFLOP/s that are typical of the sizes, "
+        f"{price if assumed.price else 'no price in the table: give --usd-per-hour'}"
+    )
     config.answer(found, "\n".join(f"{row['target']}: {row['hours']:.4g} hours" for row in found))
     return 0
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Sequence
@@ -14,9 +16,13 @@ from rich.console import Console
 
 from hpt.console import cli
 from hpt.console.answer import conclude, search_run
+from hpt.console.asked import asked, begin_asked
+from hpt.console.assumed import LAUNCH_SECONDS
 from hpt.console.beginning import check_same_data, claimed, fingerprint, free_directories, read_config
+from hpt.console.local import foreign_runs, nothing_timed
 from hpt.console.screen import Screen, plan_table, short
 from hpt.console.settings import (
+    TARGET_FILE,
     SearchConfig,
     Setup,
     Slots,
@@ -24,16 +30,23 @@ from hpt.console.settings import (
     make_problem,
     to_json,
 )
+from hpt.console.trainers import build, check_strategy, command_line, notes_of
+from hpt.reports.numbers import duration
 from hpt.tracking.mirror import Mirror
 from search.budget import Spending, Timing, shape_key
+from search.execution.external.command import Command
+from search.execution.external.measure import check
 from search.execution.session import Session
 from search.execution.store import SearchDir
 from search.execution.watch import clean_stops
 from search.records import History, Problem, Trial
 from search.strategy import Stage
 from trainer.architecture.counts import parameters, run_flops
-from trainer.config import to_dict
-from trainer.data import check_enough, prepare
+from trainer.config import RunConfig, to_dict
+from trainer.data import Prepared, check_enough, prepare
+from trainer.errors import UserError
+from trainer.presets import preset
+from trainer.targets import write_target
 
 
 def main(argv: Sequence[str]) -> int:
@@ -41,11 +54,17 @@ def main(argv: Sequence[str]) -> int:
         config, begun = read_config(argv)
         console = config.console()
         began = time.monotonic()
+        if config.device is not None:
+            return plan_elsewhere(config, console)
+        if config.ask_only:
+            return ask_only(config, console)
         setup = make_ready(config, begun, console)
+        if config.trainer_options.check and setup.trainer is not None:
+            return checked(setup, setup.trainer, console)
         from trainer.local_ray import ray_session  # Ray takes its time to import: bad input is told before
 
         with console.status("starting Ray"):
-            ray = ray_session(setup.slots.count, setup.slots.count if setup.slots.gpu else 0)
+            ray = ray_session(setup.slots.count, setup.slots.count * setup.slots.gpu)
             ray.__enter__()
         try:
             return search(on_cluster(setup, console), console, began)
@@ -57,16 +76,11 @@ def main(argv: Sequence[str]) -> int:
 def make_ready(config: SearchConfig, begun: SearchConfig | None, console: Console) -> Setup:
     strategy, target = config.build_strategy(), config.build_target()
     directory = SearchDir(config.resume or next(free_directories(config)))
-    with console.status("preparing data") as status:
-        data = prepare(target.data, vocabulary=target.model.vocabulary, say=status.update)
-    check_enough(data, target.data, target.tokens)
-    if begun is not None:
-        check_same_data(directory.read_config().get("data", {}), fingerprint(data), directory.path)
-    n = parameters(target.model)
-    console.print(
-        f"target [bold]{config.target}[/bold]: {short(n.total)} parameters ({short(n.non_embedding)} "
-        f"non-embedding), {short(target.tokens)} tokens in {target.steps:,} steps, {run_flops(target):.3g} FLOPs"
-    )
+    trainer = build(config.trainer, config.trainer_options, directory.path)
+    check_strategy(config.strategy, strategy, config.trainer, trainer)
+    data = None if trainer is not None else tokens_of(target, begun is not None, directory, console)
+    console.print(described(config, target))
+    save_target(config, target, console)
     setup = Setup(
         config=config,
         slots=Slots.of(config),
@@ -75,10 +89,118 @@ def make_ready(config: SearchConfig, begun: SearchConfig | None, console: Consol
         data=data,
         directory=directory,
         resumed=begun is not None,
+        trainer=trainer,
         begun=begun,
     )
+    if trainer is not None:
+        foreign(setup, trainer, console)
     strategy.plan(History(problem=make_problem(setup, {})))  # a budget that is hopeless in FLOPs is told at once
-    return setup if config.dry_run else replace(setup, directory=claimed(config))
+    if config.dry_run or config.trainer_options.check:
+        return setup
+    directory = claimed(config)
+    return replace(setup, directory=directory, trainer=build(config.trainer, config.trainer_options, directory.path))
+
+
+def ask_only(config: SearchConfig, console: Console) -> int:
+    """--ask-only: a directory from which hpt.ask gives out trials."""
+    if config.resume is not None:
+        raise UserError(f"{config.resume} is begun already: python -m hpt.ask {config.resume} goes on with it.")
+    search, stages = asked(config, SearchDir(next(free_directories(config))))
+    console.print(described(config, search.problem.target))
+    console.print(plan_table(stages, 1, False))
+    if config.dry_run:
+        console.print("dry run: nothing was written")
+        config.answer({"plan": list(map(planned, stages))}, f"{sum(s.trials for s in stages)} trials")
+        return 0
+    directory = claimed(config)
+    try:
+        begin_asked(config, directory)
+    finally:
+        directory.unlock()
+    console.print(f"begun: python -m hpt.ask {directory.path} gives out trials, python -m hpt.tell takes their losses")
+    config.answer({"directory": directory.path}, str(directory.path))
+    return 0
+
+
+def checked(setup: Setup, trainer: Command, console: Console) -> int:
+    """--trainer.check."""
+    shapes = setup.strategy.shapes(History(problem=make_problem(setup, {}))) or [setup.target]
+    with console.status("running ten steps"), tempfile.TemporaryDirectory(prefix="hpt-check-") as folder:
+        cheapest = min(shapes, key=run_flops)
+        said = check(replace(trainer, trials=folder), cheapest, setup.slots.threads)
+    for sentence in said:
+        console.print(sentence, markup=False)
+    setup.config.answer({"check": said}, said[0])
+    return 0
+
+
+def tokens_of(target: RunConfig, resumed: bool, directory: SearchDir, console: Console) -> Prepared:
+    """What hpt's own trainer trains on."""
+    with console.status("preparing data") as status:
+        data = prepare(target.data, vocabulary=target.model.vocabulary, say=status.update)
+    check_enough(data, target.data, target.tokens)
+    if resumed:
+        check_same_data(directory.read_config().get("data", {}), fingerprint(data), directory.path)
+    return data
+
+
+def foreign(setup: Setup, trainer: Command, console: Console) -> None:
+    """What somebody else's trainer would be told, and what is doubtful about it."""
+    for note in notes_of(setup.config.trainer, trainer):
+        console.print(f"note: {note}", style="yellow", markup=False)
+    shapes = setup.strategy.shapes(History(problem=make_problem(setup, {}))) or [setup.target]
+    runs = sorted({r.model: r for r in (*shapes, setup.target)}.values(), key=run_flops)
+    for run in runs if len(runs) < 3 else (runs[0], runs[len(runs) // 2], runs[-1]):
+        line = command_line(trainer, replace(run, lr=run.lr or 1e-3), "dry")
+        console.print(f"  {line}", markup=False, soft_wrap=True)
+
+
+def described(config: SearchConfig, target: RunConfig) -> str:
+    """The target in a line."""
+    n = parameters(target.model)
+    return (
+        f"target [bold]{config.target}[/bold]: {short(n.total)} parameters ({short(n.non_embedding)} non-embedding), "
+        f"{short(target.tokens)} tokens in {target.steps:,} steps of {target.batch:,}, {run_flops(target):.3g} FLOPs"
+        + (f"\n{config.counted}" if config.counted else "")
+    )
+
+
+def save_target(config: SearchConfig, target: RunConfig, console: Console) -> None:
+    """--save-target."""
+    if config.save_target is not None:
+        write_target(config.save_target, target)
+        console.print(f"target written: {config.save_target}")
+
+
+def plan_elsewhere(config: SearchConfig, console: Console) -> int:
+    """The plan for a device that is not here, from what is assumed of it."""
+    strategy, target, assumed = config.build_strategy(), config.build_target(), config.assumed
+    setup = Setup(
+        config=config,
+        slots=Slots.of(config),
+        strategy=strategy,
+        target=target,
+        data=None,
+        directory=SearchDir(config.out / "none"),
+        resumed=False,
+    )
+    console.print(described(config, target))
+    save_target(config, target, console)
+    for sentence in assumed.sentences(target):
+        console.print(sentence)
+    shapes = strategy.shapes(History(problem=make_problem(setup, {}))) or [target]
+    timings = assumed.timings({run.model: run for run in (target, *shapes)}.values())
+    problem = make_problem(setup, timings, LAUNCH_SECONDS)
+    stages = strategy.plan(History(problem=problem))
+    console.print(plan_table(stages, setup.slots.count, assumed.price > 0, LAUNCH_SECONDS))
+    whole = problem.cost.forecast(target, target.tokens)
+    total = sum((stage.cost for stage in stages), Spending())
+    money = f" and ${whole.usd:.2f}" if assumed.price else ""
+    console.print(f"the target itself would take {duration(whole.seconds)}{money} there")
+    console.print("dry run: nothing was trained, nothing was written")
+    answer = {"plan": list(map(planned, stages)), "cost": asdict(total), "target": asdict(whole)}
+    config.answer({**answer, "assumed": assumed.to_json(target)}, f"{total.flops:.3g} FLOPs, ${total.usd:.2f}")
+    return 0
 
 
 def on_cluster(setup: Setup, console: Console) -> Setup:
@@ -89,8 +211,9 @@ def on_cluster(setup: Setup, console: Console) -> Setup:
 
     found, config = machines(), setup.config
     slots = Slots.of_cluster(
-        config.slots, nodes=found.nodes, cpus=found.cpus, gpus=found.gpus, more_gpus=found.more_gpus
-    )
+        config.slots, nodes=found.nodes, cpus=found.cpus, gpus=found.gpus, more_gpus=found.more_gpus,
+        each=config.trainer_options.devices,
+    )  # fmt: skip
     console.print(f"{found}: {slots.count} trials at a time on {'GPUs' if slots.gpu else 'CPUs'}")
     if found.nodes + found.more_nodes > 1 and not config.checkpoints:
         console.print(
@@ -105,7 +228,16 @@ def search(setup: Setup, console: Console, began: float) -> int:
     begin = continued if setup.resumed else begun
     problem, trials, document = begin(setup, console)
     launch = document["launch_seconds"]
-    session = Session(setup.strategy, problem, trials, cap=setup.cap, launch_seconds=launch)
+    seedless = setup.trainer is not None and not setup.trainer.can.seeds
+    session = Session(
+        setup.strategy,
+        problem,
+        trials,
+        cap=setup.cap,
+        launch_seconds=launch,
+        seedless=seedless,
+        patience=None if setup.trainer is None else 3,
+    )
     stages = setup.strategy.plan(session.history)
     console.print(plan_table(stages, setup.slots.count, config.usd_per_hour > 0, launch))
     if config.dry_run:
@@ -114,6 +246,8 @@ def search(setup: Setup, console: Console, began: float) -> int:
         config.answer({"plan": list(map(planned, stages)), "cost": asdict(total)}, f"{total.flops:.3g} FLOPs")
         return 0
     if not setup.resumed:
+        if config.target.endswith(".toml"):
+            write_target(directory.path / TARGET_FILE, preset(config.target))
         directory.write_config({**document, "plan": [planned(stage) for stage in stages]})
         directory.append(trials[0])
     mirror = Mirror(
@@ -127,7 +261,8 @@ def search(setup: Setup, console: Console, began: float) -> int:
     completed = run_trials(setup, session, stages, mirror, console)
     if not completed:
         mirror.stop(5)
-        console.print(f"interrupted; go on with: python -m hpt.search --resume {directory.path}")
+        again = "" if setup.trainer is None else f" --trainer {shlex.quote(config.trainer)}"
+        console.print(f"interrupted; go on with: python -m hpt.search --resume {directory.path}{again}", markup=False)
         return 130
     conclude(setup, session, mirror, console, began)
     return 0
@@ -139,7 +274,7 @@ Begun = tuple[Problem, list[Trial], dict[str, Any]]
 
 def begun(setup: Setup, console: Console) -> Begun:
     """A new search: its shapes are timed."""
-    with console.status("timing 20 steps of each shape"):
+    with console.status("timing 20 steps of each shape" if setup.trainer is None else "timing two short runs"):
         problem, calibration = calibrated(setup)
     document = {
         "id": uuid.uuid4().hex,
@@ -191,6 +326,9 @@ def calibrated(setup: Setup) -> tuple[Problem, Trial]:
 
     free = make_problem(setup, {})
     wanted = setup.strategy.shapes(History(problem=free)) or [setup.target]
+    if setup.trainer is not None:
+        return timed_trainer(setup, setup.trainer, wanted)
+    assert setup.data is not None
     runs = list({run.model: run for run in wanted}.values())  # another batch is so many more micro-batches
     most = setup.cap.seconds_left(Spending(), free.cost.usd_per_hour) / 2
     measured, launch, seconds = calibrate_shapes(
@@ -219,6 +357,23 @@ def calibrated(setup: Setup) -> tuple[Problem, Trial]:
     return make_problem(setup, timings, record.tags["launch_seconds"]), record
 
 
+def timed_trainer(setup: Setup, trainer: Command, wanted: list[RunConfig]) -> tuple[Problem, Trial]:
+    """The same for somebody else's trainer: two short runs of the cheapest shape and one of the target's, where the
+    budget is in time or money; else nothing is timed."""
+    from search.execution.tune import calibrate_trainer
+
+    free, cap = make_problem(setup, {}), setup.cap
+    runs = foreign_runs(trainer, wanted, setup.target)
+    timings, seconds, flops = dict[str, Timing](), 0.0, 0.0
+    if cap.usd is not None or cap.hours is not None:
+        most = cap.seconds_left(Spending(), free.cost.usd_per_hour) / 2
+        steps = setup.config.trainer_options.calibrate
+        found, seconds, flops = calibrate_trainer(trainer, runs, setup.slots.gpu, setup.slots.threads, steps, most)
+        timings = {shape_key(run): timing for run, timing in zip(runs, found, strict=True)}
+    bill = Spending(seconds, flops, seconds / 3600 * free.cost.usd_per_hour)
+    return make_problem(setup, timings), nothing_timed(runs[0], bill)
+
+
 def run_trials(setup: Setup, session: Session, stages: list[Stage], mirror: Mirror, console: Console) -> bool:
     from search.execution.tune import execute
 
@@ -239,6 +394,7 @@ def run_trials(setup: Setup, session: Session, stages: list[Stage], mirror: Mirr
             on_progress=screen.progress,
             on_trial=ended,
             last_words=screen.last_words,
+            trainer=setup.trainer,
         )
 
 

@@ -105,7 +105,7 @@ def main(argv: Sequence[str]) -> int:
     config = cli.parse(TrainConfig, argv, "hpt.train")
     console = config.console()
     run, tags, answer = resolve(config)
-    name = here(config.search).name if config.search else config.target
+    name = here(config.search).name if config.search else Path(config.target).name.removesuffix(".toml")
     out = config.out or str(Path("runs") / name)
     if "://" not in out and in_a_jobs_folder(Path(out)):
         console.print(

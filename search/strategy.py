@@ -63,6 +63,11 @@ class Strategy(ABC):
     """Given more money under way it asks for more, and what it asked for before stays what it was. Else a top-up pays
     for the plan that was made at the beginning, and for no larger one: its trials would have other meanings."""
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """What it cannot do without of a trial's trainer: names of `search.execution.contract.Can`."""
+        return frozenset()
+
     @abstractmethod
     def plan(self, history: History) -> list[Stage]:
         """What would be run, stage by stage, with its bill; UserError when the budget is too small for one trial."""

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from worlds import World
 
 from search.budget import Spending
+from search.execution.contract import Progress
 from search.execution.desk import MARGIN, STOP_SECONDS, Desk
 from search.execution.session import Session
 from search.execution.watch import AHEAD_SECONDS, JOURNAL_SECONDS, LOOK_SECONDS
-from search.execution.worker import Progress
 from search.records import Proposal, Trial
 from search.strategy import Done
 

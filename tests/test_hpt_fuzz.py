@@ -125,7 +125,8 @@ BEGINNING = {  # of a command line that is good, for bad flags to come behind
     "regret": ["--searches", "{}/search", "--truth", "{}/search/trials.jsonl"],
     "ablate": ["--variant", "a=model.bias=false", "--lr", "1e-3"], "compare": ["--table", "{}/search/trials.jsonl"],
     "data": ["inspect", "python"], "ui": [], "search": [], "cost": [], "mup": [], "bench": ["step"],
-    "completion": ["bash"],
+    "ask": ["{}/search"], "tell": ["{}/search", "x"],
+    "completion": ["bash"], "advise": ["--table", "{}/search/trials.jsonl", "--n", "1e6", "--d", "1e8", "--b", "1e5"],
 }  # fmt: skip
 
 

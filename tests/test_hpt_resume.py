@@ -59,7 +59,7 @@ def test_plans_leave_a_reserve_and_the_start_of_the_workers() -> None:
     from hpt.console.settings import Slots
 
     config = SearchConfig(budget_hours=1.0, usd_per_hour=4.0)
-    planned = plans_with(config, config.build_target(), Slots(count=4, gpu=False, threads=1, per_device=4), launch=9.0)
+    planned = plans_with(config, config.build_target(), Slots(count=4, gpu=0, threads=1, per_device=4), launch=9.0)
     assert planned.whole.hours == 4.0 and planned.held.seconds == 36.0 and planned.held.usd == pytest.approx(0.01)
     assert planned.reserve == 0.1 and planned.flops is None
 
@@ -168,8 +168,8 @@ def test_slots_of_a_cluster() -> None:
     def of(wanted: int | None = None, nodes: int = 1, cpus: int = 8, gpus: int = 0, more: float = 0) -> Slots:
         return Slots.of_cluster(wanted, nodes=nodes, cpus=cpus, gpus=gpus, more_gpus=more)
 
-    assert of(more=4) == Slots(count=4, gpu=True, threads=1, per_device=1)  # a head without a GPU
+    assert of(more=4) == Slots(count=4, gpu=1, threads=1, per_device=1)  # a head without a GPU
     assert of(gpus=2, more=float("inf")).count == 2 and of(more=float("inf")).count == 1
-    assert of(3, gpus=8) == Slots(count=3, gpu=True, threads=1, per_device=1)
-    assert of(nodes=2, cpus=8) == Slots(count=8, gpu=False, threads=1, per_device=4)
-    assert of(2, nodes=2, cpus=8) == Slots(count=2, gpu=False, threads=4, per_device=1)
+    assert of(3, gpus=8) == Slots(count=3, gpu=1, threads=1, per_device=1)
+    assert of(nodes=2, cpus=8) == Slots(count=8, gpu=0, threads=1, per_device=4)
+    assert of(2, nodes=2, cpus=8) == Slots(count=2, gpu=0, threads=4, per_device=1)

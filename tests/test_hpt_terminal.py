@@ -24,6 +24,7 @@ CHEAP = {
     "regret": ["--searches", str(SEARCH), "--truth", str(TRUTH)],
     "report": ["search", "--out", "page.html"],
     "cost": ["--search", "search"],
+    "advise": ["--table", str(TRUTH), "--target", "laptop"],
     "mup": ["--widths", "16", "32", "--parametrisations", "sp", "--set", "model.head_dim=16"],
     "ablate": ["--lr", "2e-3", "--variant", "rope:model.positions=rope", "--dry-run"],
     "compare": ["--table", str(TRUTH), "--strategies", "data-scaling", "--holdout", "run", "--seeds", "1"],

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trainers_made
 
 from hpt.benches.overhead import Empty, smallest
 from search.budget import Budget, CostModel
 from search.execution import tune
+from search.execution.asktell import AskTell
+from search.execution.contract import Job, finish
 from search.execution.desk import Desk
+from search.execution.external.command import Command
+from search.execution.external.losses import source
+from search.execution.external.template import split
 from search.execution.session import Session
 from search.execution.store import SearchDir
 from search.records import History, Problem, Proposal, Trial
+from search.strategies.hyperband import Hyperband
 from search.strategy import DONE, Done
+from trainer.architecture.counts import run_flops
 from trainer.data.synthetic import random_data
 from trainer.local_ray import ray_session
+from trainer.presets import preset
 
 SLOTS = 2
 
@@ -56,6 +66,32 @@ def test_slots_keep_their_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         )  # fmt: skip
     assert over and [t.status for t in ended] == 30 * ["finished"]
     assert len(jobs) == SLOTS and all(len(mine) > 1 for mine in jobs.values())
+
+
+def test_somebody_elses_trainer_is_driven_in_ray_as_by_ask_and_tell(tmp_path: Path) -> None:
+    """The same strategy and command, once in Ray, once by calls that know the directory alone: the same history."""
+    words = split(f"{sys.executable} {trainers_made.HERE} --lr={{lr}} --width={{width}} --steps={{steps}}")
+    where = {"folder": str(tmp_path), "source": source(r"step (?P<step>\d+): .*val loss (?P<loss>NUM)")}
+    in_ray, told = (Command(words=words, trials=str(tmp_path / name), **where) for name in ("a", "b"))
+    target, strategy = preset("laptop"), Hyperband(max_resource=3)
+    problem = Problem(target=target, budget=Budget(flops=0.3 * run_flops(target)), cost=CostModel())
+    session = Session(strategy, problem, seedless=True, patience=3)
+    with ray_session(1, 0):
+        over = tune.execute(
+            session, SearchDir(tmp_path / "ray"), None, slots=1, gpu=False, threads=1, trainer=in_ray,
+            on_progress=lambda proposal, progress: None, on_trial=lambda trial: None,
+        )  # fmt: skip
+    search = AskTell(SearchDir(tmp_path / "told"), strategy, problem, told)
+    search.directory.path.mkdir()
+    while not isinstance(answer := search.ask(), Done):
+        for proposal in answer:
+            work = told.begin(Job(proposals=(proposal,), data=None, checkpoints="", threads=1))
+            search.tell(proposal.id, finish(work)[proposal.id].loss)
+    assert over and len(session.trials) > 3
+    decided = [[(t.id, t.run, t.status, t.loss) for t in trials] for trials in (session.trials, search.trials)]
+    assert decided[0] == decided[1]
+    assert all(t.curve and t.train_seconds > 0 for t in session.trials)
+    assert strategy.recommend(session.history).lr == search.recommend().lr
 
 
 def test_what_has_not_begun_when_the_money_is_spent_is_given_back() -> None:

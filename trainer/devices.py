@@ -1,4 +1,4 @@
-"""What the hardware can do and costs: one table, and how to choose from it."""
+"""What this machine has, and what it can do by the table of devices (trainer.hardware)."""
 
 from __future__ import annotations
 
@@ -6,55 +6,12 @@ import functools
 import os
 import re
 import time
-from dataclasses import dataclass
 
 import torch
 
 from trainer.config import RunConfig
 from trainer.errors import UserError
-
-
-@dataclass(frozen=True)
-class Device:
-    """Dense bf16 peak as the maker publishes it (without sparsity)."""
-
-    match: str
-    """Words that follow each other in torch.cuda.get_device_name()."""
-    peak_tflops: float
-    memory_gib: int
-    source: str
-
-
-DEVICES = (
-    Device("B300", 2250, 288, "NVIDIA Blackwell Ultra data sheet, HGX B300: 18 PFLOP/s dense for eight"),
-    Device("GB200", 2500, 186, "NVIDIA GB200 NVL72 data sheet: 180 PFLOP/s dense for 72"),
-    Device("B200", 2250, 180, "NVIDIA HGX B200 data sheet: 18 PFLOP/s dense for eight"),
-    Device("GH200", 989.5, 96, "NVIDIA GH200 data sheet, the H100's chip"),
-    Device("H200 NVL", 835.5, 141, "NVIDIA H200 data sheet, NVL"),
-    Device("H200", 989.5, 141, "NVIDIA H200 data sheet, SXM"),
-    Device("H100 NVL", 835.5, 94, "NVIDIA H100 data sheet, NVL"),
-    Device("H100 PCIe", 756, 80, "NVIDIA H100 data sheet, PCIe"),
-    Device("H100", 989.5, 80, "NVIDIA H100 data sheet, SXM"),
-    Device("H800", 989.5, 80, "the H100's chip with slower links"),
-    Device("H20", 148, 96, "NVIDIA H20 data sheet as the trade press gives it: not seen at the maker"),
-    Device("A100", 312, 80, "NVIDIA A100 data sheet; there is one of 40 GB as well"),
-    Device("A800", 312, 80, "the A100's chip with slower links"),
-    Device("A10G", 70, 24, "half of the A10 data sheet's 125 TFLOP/s at AWS's clocks: an assumption"),
-    Device("A10", 125, 24, "NVIDIA A10 data sheet"),
-    Device("A30", 165, 24, "NVIDIA A30 data sheet"),
-    Device("A40", 149.7, 48, "NVIDIA A40 data sheet, without sparsity"),
-    Device("L40S", 362.05, 48, "NVIDIA L40S data sheet, without sparsity"),
-    Device("L40", 181.05, 48, "NVIDIA L40 data sheet, without sparsity"),
-    Device("L4", 121, 24, "NVIDIA L4 data sheet, without sparsity"),
-    Device("T4", 65, 16, "NVIDIA T4 data sheet, fp16 (no bf16)"),
-    Device("V100", 125, 32, "NVIDIA V100 data sheet, fp16 (no bf16)"),
-    Device("RTX A6000", 154.8, 48, "NVIDIA RTX A6000 data sheet, half of its figure with sparsity"),
-    Device("RTX 6000 Ada Generation", 364.2, 48, "NVIDIA Ada whitepaper, half of 1457 FP8 with sparsity, halved again"),
-    Device("RTX 5090", 209.5, 32, "NVIDIA RTX Blackwell whitepaper, fp32 accumulation"),
-    Device("RTX 4090", 165.2, 24, "NVIDIA Ada whitepaper, fp32 accumulation"),
-    Device("RTX 3090", 71, 24, "NVIDIA GA102 whitepaper, fp32 accumulation"),
-)
-
+from trainer.hardware import DEVICES, Device
 
 KIN = {"MIG", "Laptop", "D", "Ti", "SUPER", "Max", "Q"}
 """Words of a name that make it another device than the one it is named after."""

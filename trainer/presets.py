@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from trainer.config import DataConfig, ModelConfig, RunConfig
 from trainer.errors import UserError
+from trainer.targets import read_target
 
 GPT2_BATCH = 524_288  # 2^19 tokens, as in llm.c's and nanoGPT's reproductions
 
@@ -60,6 +62,9 @@ PRESETS: dict[str, Callable[[], RunConfig]] = {
 
 
 def preset(name: str) -> RunConfig:
+    """The run called so, or the one that a .toml file describes."""
+    if name.endswith(".toml"):
+        return read_target(Path(name), preset)
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(PRESETS)}."

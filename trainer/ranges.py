@@ -83,9 +83,10 @@ def check_ranges(config: Any, table: Mapping[str, Range], prefix: str = "", flag
     prefix: of the field's name in the sentence; flags: name it as a flag.
     """
     for field in dataclasses.fields(config):
-        allowed, value = table.get(field.name), getattr(config, field.name)
+        if (allowed := table.get(field.name)) is None or (value := getattr(config, field.name)) is None:
+            continue
         values = value if isinstance(value, tuple) else (value,)
-        if allowed is None or value is None or all(map(allowed.holds, values)):
+        if all(map(allowed.holds, values)):
             continue
         if flags and isinstance(value, str):  # a column's name, say: what a flag's type is was checked before
             continue

@@ -107,10 +107,29 @@ def _parse(hint: Any, text: str, where: str) -> Any:
 
 def _revive(hint: Any, value: Any) -> Any:
     if isinstance(value, dict) and dataclasses.is_dataclass(hint):
-        return from_dict(typing.cast(type, hint), value)
+        return _shared(typing.cast(type, hint), value)
     if isinstance(value, list) and typing.get_origin(hint) is not list:
         return tuple(_revive(Any, item) for item in value)
     return value
+
+
+_MADE: dict[Any, Any] = {}
+MOST_MADE = 4096
+
+
+def _shared(kind: type[T], values: dict[str, Any]) -> T:
+    """`from_dict`, one object for equal values where these are plain: the trials of a history have few models and data
+    among them, and what is frozen may be shared."""
+    try:
+        key = (kind, tuple((name, type(value), value) for name, value in values.items()))
+        found = _MADE.get(key)
+    except TypeError:  # a list or a dictionary among them
+        return from_dict(kind, values)
+    if found is None:
+        found = from_dict(kind, values)
+        if len(_MADE) < MOST_MADE:
+            _MADE[key] = found
+    return found
 
 
 def _fits(hint: Any, value: Any) -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
 
 from hpt.console.screen import answer_panel
 from hpt.console.settings import Setup
+from hpt.console.trainers import command_line
 from hpt.reports.files import write_report
 from hpt.reports.numbers import duration
 from hpt.tracking.mirror import Mirror, SearchRun, tracking_uri, ui_command
@@ -41,7 +43,7 @@ def conclude(setup: Setup, session: Session, mirror: Mirror, console: Console, b
         ),
         ("final run", final_command(setup, answer)),
     ]
-    if session.over.startswith("the budget"):
+    if session.over.startswith("the budget") or "in a row failed" in session.over:
         lines.insert(0, ("ended because", session.over))
     console.print(answer_panel(answer, [line for line in lines if line[1]]))
     result = {**to_dict(answer), "bill": bill, "ended": session.over, "directory": directory.path}
@@ -68,6 +70,9 @@ def make_bill(setup: Setup, history: History) -> dict[str, Any]:
 
 
 def final_command(setup: Setup, answer: Recommendation) -> str:
+    if answer.lr is not None and setup.trainer is not None:
+        run = replace(setup.target, lr=float(f"{answer.lr:.4g}"), batch=answer.batch or setup.target.batch)
+        return command_line(setup.trainer, run)
     return "" if answer.lr is None else f"python -m hpt.train --from {setup.directory.path}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from hpt.console import cli
 from hpt.console.settings import SearchConfig, changed, check_top_up, from_json
+from hpt.console.trainers import OWN
 from search.execution.store import SearchDir
 from trainer.data import Prepared
 from trainer.data.shards import digest as shards_digest
@@ -28,6 +30,11 @@ def read_config(argv: Sequence[str]) -> tuple[SearchConfig, SearchConfig | None]
         raise UserError(
             f"{resume} was searched by {begun.strategy}, code of its own: name it again, --resume {resume} "
             f"--strategy {begun.strategy}, to have it run."
+        )
+    if begun.trainer != OWN and cli.value_of("--trainer", argv) != begun.trainer:
+        raise UserError(
+            f"{resume} is trained by {shlex.quote(begun.trainer)}, code of its own: name it again, --resume {resume} "
+            f"--trainer {shlex.quote(begun.trainer)}, to have it run."
         )
     saved = replace(begun, **document.get("budgets", {}))
     again = cli.parse(SearchConfig, argv, "hpt.search", default=saved)
@@ -68,13 +75,17 @@ def free_directories(config: SearchConfig) -> Iterator[Path]:
             raise UserError(f"{path} holds a search already: go on with --resume {path}, or choose another --name.")
         yield path
         return
-    base = f"{config.target}-{config.strategy.rpartition(':')[2]}"
+    target = Path(config.target).stem if config.target.endswith(".toml") else config.target
+    base = f"{target}-{config.strategy.rpartition(':')[2]}"
     names = [base, *(f"{base}-{i}" for i in range(2, 10_000))]
     yield from (path for path in (config.out / name for name in names) if not SearchDir(path).begun)
 
 
-def fingerprint(data: Prepared) -> dict[str, Any]:
-    """What a search's losses depend on beside the trials: content of the tokens, their split, the tokenizer."""
+def fingerprint(data: Prepared | None) -> dict[str, Any]:
+    """What a search's losses depend on beside the trials: content of the tokens, their split, the tokenizer. Of
+    somebody else's trainer nothing is known."""
+    if data is None:
+        return {}
     spec, path = data.tokenizer, Path(data.tokenizer)
     if path.suffix == ".json":
         spec = hashlib.blake2b(path.read_bytes(), digest_size=8).hexdigest()

@@ -5,6 +5,9 @@ from __future__ import annotations
 GROUPS = {
     "Find a learning rate": {
         "search": "find the peak lr of a run with cheap proxies, for no more than a budget",
+        "advise": "the lr that a table of runs made anyway speaks for (W&B, MLflow, Optuna, a sheet)",
+        "ask": "the next trials of a search that another scheduler runs",
+        "tell": "how such a trial ended",
         "cost": "what runs would cost here, from 20 timed steps",
     },
     "Make the run": {

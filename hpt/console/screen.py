@@ -14,8 +14,8 @@ from rich.table import Table
 
 from hpt.reports.numbers import duration, short
 from search.budget import Spending
+from search.execution.contract import Progress
 from search.execution.session import Session
-from search.execution.worker import Progress
 from search.records import Proposal, Recommendation, Trial
 from search.strategy import Stage, wall_seconds
 

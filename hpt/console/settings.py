@@ -6,14 +6,21 @@ import dataclasses
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import tyro
 
 from hpt.console import cli
+from hpt.console.assumed import Assumed
+from hpt.console.trainers import OWN, TrainerOptions
+from scaling.compute_optimal import LAW
 from search.budget import Budget, CostModel, Spending, Timing
+from search.execution.contract import EVERYTHING
+from search.execution.external.command import Command
 from search.execution.store import SearchDir
 from search.records import Problem
+from search.shapes.ladder import ladder
 from search.strategies import load
 from search.strategies.data_scaling import DataScaling
 from search.strategies.early_stopping import EarlyStopping
@@ -26,15 +33,20 @@ from search.strategies.model_scaling import ModelScaling
 from search.strategies.mutransfer import MuTransfer
 from search.strategies.transfer import Transfer
 from search.strategy import Strategy
-from trainer.architecture.counts import run_flops
+from trainer.architecture.counts import parameters, run_flops
 from trainer.config import RunConfig, from_dict, override
 from trainer.data import Prepared
 from trainer.devices import peak_speed, usable_cpus
 from trainer.errors import UserError
 from trainer.presets import preset
 
+TARGET_FILE = "target.toml"
+"""In a search's directory, where its target was a file: a copy."""
 RESERVE = 0.1
 """Of the caps on time and money, beyond what is planned: trials take longer than forecast, and the last ones count."""
+NOT_SAVED = ("name", "out", "resume", "dry_run", "ask_only", "save_target", "device", "mfu", "tracking_uri", "json",
+             "quiet")  # fmt: skip
+"""What does not decide a search."""
 BUDGETS = ("budget_usd", "budget_hours", "budget_flops", "budget_runs")
 """What may be raised when a search is resumed."""
 
@@ -46,15 +58,21 @@ class SearchConfig(cli.Common):
     strategy: str = "hyperband"
     """How to search: a name of the table in the README, or module:Class for one of your own."""
     target: str = "laptop"
-    """The run you want to make: a preset."""
-    tokens: float | None = None
-    """Training tokens of the target, such as 2.5e9; default: the preset's."""
+    """The run you want to make: a preset, or a .toml file that names one and the fields that differ."""
+    tokens: float | str | None = None
+    """Training tokens of the target: 2.5e9, 20x (so many times its parameters, embeddings included), or optimal (by the
+    law that is then named); default: the preset's."""
     batch: int | None = None
     """Tokens an optimiser step of the target."""
     corpus: str | None = None
     """`python`, or a file, folder or glob of text, jsonl, parquet or llm.c token shards."""
     tokenizer: str | None = None
     """bpe:SIZE, gpt2, cl100k_base, o200k_base."""
+    trainer: str = OWN
+    """What trains: hpt, a trainer that hpt knows (nanogpt, llmc, hf, litgpt, torchtitan), a command with placeholders,
+    'python train.py --lr {lr} --steps {steps}', or a Python function, module:function."""
+    trainer_options: Annotated[TrainerOptions, tyro.conf.arg(name="trainer")] = field(default_factory=TrainerOptions)
+    """Of somebody else's trainer."""
     set: tuple[str, ...] = ()
     """Any other field of the target, as KEY=VALUE: model.depth=4 weight_decay=0.05 data.epochs=2."""
     budget_usd: float | None = None
@@ -88,8 +106,17 @@ class SearchConfig(cli.Common):
     """Go on with the search in this directory, as it was configured."""
     tracking_uri: str | None = None
     """Of MLflow; default: MLFLOW_TRACKING_URI, else SQLite in the working directory."""
+    save_target: Path | None = None
+    """Write the target, as all flags have made it, to this .toml file."""
+    ask_only: bool = False
+    """Begin the search without running anything: hpt.ask gives out its trials, hpt.tell takes their losses."""
     dry_run: bool = False
     """Only say what would be done, for how long and how much."""
+    device: str | None = None
+    """With --dry-run: plan for this device of hpt's table (h100, h200, b200, a100, a10g, l4, t4, rtx4090, rtx3090,
+    mi300x ..., or cpu, this machine's) with what is assumed of it, without data, network or Ray."""
+    mfu: float | None = None
+    """With --device: the share of its peak that a step reaches; default: typical of the model's size."""
     grid: Grid = field(default_factory=Grid)
     hyperband: Hyperband = field(default_factory=Hyperband)
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
@@ -107,23 +134,32 @@ class SearchConfig(cli.Common):
             raise UserError(
                 f"--lr-range {low:g} {high:g} must be two positive numbers, the lower first, such as 1e-4 1e-1."
             )
-        names = (
-            "budget_usd",
-            "budget_hours",
-            "budget_flops",
-            "budget_runs",
-            "tokens",
-            "batch",
-            "slots",
-            "pack",
-            "guess",
-        )
-        for name in names:
+        if isinstance(self.tokens, str) and self.tokens != "optimal" and not times(self.tokens):
+            raise UserError(
+                f"--tokens {self.tokens!r} is no number of tokens: give one such as 2.5e9, 20x (so many times the "
+                "target's parameters), or optimal."
+            )
+        for name in ("budget_usd", "budget_hours", "budget_flops", "budget_runs", "batch", "slots", "pack", "guess"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise UserError(f"--{name.replace('_', '-')} {value:g} must be a positive number.")
+        if self.device is not None:
+            if not self.dry_run:
+                raise UserError(
+                    "--device plans for another machine: give --dry-run too. A search times its own device."
+                )
+            object.__setattr__(self, "usd_per_hour", self.assumed.price)
+        elif self.mfu is not None:
+            raise UserError("--mfu is assumed of a --device: name one, such as --device h100.")
         if self.budget_usd is not None and self.usd_per_hour <= 0:
-            raise UserError("--budget-usd needs --usd-per-hour: the price of one device for an hour.")
+            why = "" if self.device is None else f" (hpt's table has none of {self.device})"
+            raise UserError(f"--budget-usd needs --usd-per-hour: the price of one device for an hour{why}.")
+
+    @property
+    def assumed(self) -> Assumed:
+        """Of --device."""
+        assert self.device is not None
+        return Assumed.of(self.device, self.usd_per_hour, self.mfu)
 
     def build_strategy(self) -> Strategy:
         """The strategy with its settings from the command line."""
@@ -138,15 +174,26 @@ class SearchConfig(cli.Common):
     def build_target(self) -> RunConfig:
         run = preset(self.target)
         run = replace(override_data(run, self.corpus, self.tokenizer), seed=self.seed)
-        if self.tokens is not None:  # warmup stays the same fraction of the run
-            tokens = int(self.tokens)
-            run = replace(run, tokens=tokens, warmup=round(run.warmup * tokens / run.tokens))
+        if isinstance(self.tokens, float | int):
+            run = lengthened(run, int(self.tokens))
         if self.batch is not None:
             run = replace(run, batch=self.batch)
         run = override(run, self.set)
+        if isinstance(self.tokens, str):  # of the model and the batch that the other flags have made
+            n = parameters(run.model).total
+            wanted = LAW.tokens(n) if self.tokens == "optimal" else times(self.tokens) * n
+            run = lengthened(run, max(1, round(wanted / run.batch)) * run.batch)
         return replace(run, lr=None)
 
-    def build_budget(self, target: RunConfig, slots_per_device: int) -> Budget:
+    @property
+    def counted(self) -> str:
+        """How --tokens was read, where it is no number; empty: it is one."""
+        if not isinstance(self.tokens, str):
+            return ""
+        whole = "in whole steps; N: all parameters, embeddings included"
+        return f"tokens: {LAW.source}, {whole}" if self.tokens == "optimal" else f"tokens: {self.tokens} N, {whole}"
+
+    def build_budget(self, target: RunConfig, slots_per_device: float) -> Budget:
         """In the units of a slot: on a CPU a slot is a share of the machine."""
         flops = self.budget_flops
         runs = 1.0 if (self.budget_usd, self.budget_hours, flops) == (None, None, None) else None
@@ -161,26 +208,33 @@ class Slots:
     """How trials share the hardware."""
 
     count: int
-    gpu: bool
+    gpu: int
+    """GPUs of a slot."""
     threads: int
-    per_device: int
+    per_device: float
+    """Slots that share a device; below 1: devices share a slot (--trainer.devices)."""
 
     @staticmethod
     def of(config: SearchConfig) -> Slots:
+        if config.device is not None:
+            return Slots(count=config.slots or 1, gpu=int(config.device != "cpu"), threads=1, per_device=1)
         if torch.cuda.is_available():
-            return Slots(count=config.slots or torch.cuda.device_count(), gpu=True, threads=1, per_device=1)
+            devices = config.trainer_options.devices
+            count = config.slots or max(1, torch.cuda.device_count() // devices)
+            return Slots(count=count, gpu=devices, threads=1, per_device=1 / devices)
         cpus = usable_cpus()
         count = config.slots or cpus
-        return Slots(count=count, gpu=False, threads=max(1, cpus // count), per_device=count)
+        return Slots(count=count, gpu=0, threads=max(1, cpus // count), per_device=count)
 
     @staticmethod
-    def of_cluster(wanted: int | None, *, nodes: int, cpus: int, gpus: int, more_gpus: float) -> Slots:
-        """The driver's own GPUs say nothing of a cluster, whose head often has none. more_gpus: that may still come."""
+    def of_cluster(wanted: int | None, *, nodes: int, cpus: int, gpus: int, more_gpus: float, each: int = 1) -> Slots:
+        """The driver's own GPUs say nothing of a cluster, whose head often has none. more_gpus: that may still come;
+        each: that a trial takes."""
         if gpus + more_gpus > 0:
-            count = gpus + int(more_gpus) if math.isfinite(more_gpus) else max(1, gpus)
-            return Slots(count=wanted or count, gpu=True, threads=1, per_device=1)
+            most = gpus + int(more_gpus) if math.isfinite(more_gpus) else gpus
+            return Slots(count=wanted or max(1, most // each), gpu=each, threads=1, per_device=1 / each)
         count = wanted or cpus
-        return Slots(count=count, gpu=False, threads=max(1, cpus // count), per_device=-(-count // nodes))
+        return Slots(count=count, gpu=0, threads=max(1, cpus // count), per_device=-(-count // nodes))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,9 +245,12 @@ class Setup:
     slots: Slots
     strategy: Strategy
     target: RunConfig
-    data: Prepared
+    data: Prepared | None
+    """None: of somebody else's trainer, or where nothing is trained."""
     directory: SearchDir
     resumed: bool
+    trainer: Command | None = None
+    """None: hpt's own."""
     begun: SearchConfig | None = None
     """Its configuration before it was topped up."""
 
@@ -210,6 +267,21 @@ class Setup:
         return self.config.build_budget(self.target, self.slots.per_device)
 
 
+def times(text: str) -> float:
+    """20 of "20x"; 0: it is not of that form."""
+    number = text.removesuffix("x")
+    try:
+        value = float(number) if number != text else 0.0
+    except ValueError:
+        return 0.0
+    return value if 0 < value < 1e9 else 0.0
+
+
+def lengthened(run: RunConfig, tokens: int) -> RunConfig:
+    """The run on so many tokens; its warmup stays the same fraction of it."""
+    return replace(run, tokens=tokens, warmup=round(run.warmup * tokens / run.tokens))
+
+
 def override_data(run: RunConfig, corpus: str | None, tokenizer: str | None) -> RunConfig:
     """The run on another corpus or with another tokenizer, where given."""
     given = {k: v for k, v in (("corpus", corpus), ("tokenizer", tokenizer)) if v is not None}
@@ -220,17 +292,31 @@ def make_problem(setup: Setup, timings: dict[str, Timing], launch: float = 0.0) 
     """What the strategy is asked. launch: seconds that one worker takes to start."""
     config, slots = setup.config, setup.slots
     planned = config if setup.strategy.grows else setup.begun or config
+    peak = 0.0 if setup.trainer is not None else peak_speed(setup.target)
+    if config.device is not None:
+        peak = config.assumed.device.peak_tflops * 1e12
     return Problem(
         target=setup.target,
         budget=plans_with(planned, setup.target, slots, launch),
         cost=CostModel(
             usd_per_hour=config.usd_per_hour / slots.per_device,
-            flops_per_second=0.0 if timings else peak_speed(setup.target) / slots.per_device,
+            flops_per_second=0.0 if timings else peak / slots.per_device,
             timings=timings,
         ),
         lr_range=config.lr_range,
+        proxies=menu(setup),
         seed=config.seed,
     )
+
+
+def menu(setup: Setup) -> tuple[RunConfig, ...] | None:
+    """The runs that `transfer` may ask for, where the trainer cannot train all that it would; else None: any."""
+    can = EVERYTHING if setup.trainer is None else setup.trainer.can
+    strategy = setup.strategy
+    if not isinstance(strategy, Transfer) or (can.sizes and can.batches):
+        return None
+    batches = ((2.0, 1.0, 0.5, 0.25) if strategy.search == "lr,batch" else (1.0, 0.25)) if can.batches else (1.0,)
+    return ladder(setup.target, strategy.sizes if can.sizes else (1.0,), strategy.horizons, batches)
 
 
 def plans_with(config: SearchConfig, target: RunConfig, slots: Slots, launch: float) -> Budget:
@@ -243,13 +329,21 @@ def plans_with(config: SearchConfig, target: RunConfig, slots: Slots, launch: fl
 def to_json(config: SearchConfig) -> dict[str, Any]:
     """What decides a search: not where its files are, nor how it is shown."""
     values = dataclasses.asdict(config)
-    for name in ("name", "out", "resume", "dry_run", "tracking_uri", "json", "quiet"):
+    options = values["trainer_options"]
+    options |= {k: str(v) for k, v in options.items() if isinstance(v, Path)}
+    for name in NOT_SAVED:
         values.pop(name)
     return values
 
 
 def from_json(values: dict[str, Any], directory: Path) -> SearchConfig:
-    config = from_dict(SearchConfig, values)
+    options = values.get("trainer_options", {})
+    for name in ("dir", "template"):
+        if isinstance(options.get(name), str):
+            options = {**options, name: Path(options[name])}
+    config = from_dict(SearchConfig, {**values, "trainer_options": options})
+    if config.target.endswith(".toml"):  # as it was then, whatever has become of the file
+        config = replace(config, target=str(directory / TARGET_FILE))
     return replace(config, name=directory.name, out=directory.parent, resume=directory)
 
 

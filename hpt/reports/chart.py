@@ -115,9 +115,7 @@ class Chart:
     def figure(self) -> str:
         """For a page; the title is read to those who cannot see the drawing."""
         box = f'viewBox="0 0 {self.width} {self.height}" role="img"'
-        legible = (
-            f'style="min-width:{self.width * 0.95:.0f}px"'  # smaller, nobody could read it: it scrolls
-        )
+        legible = f'style="min-width:{self.width * 0.95:.0f}px"'  # smaller, nobody could read it: it scrolls
         chart = f'<svg {box} {legible} aria-label="{escape(self.title, quote=True)}">{self._drawing()}</svg>'
         items = "".join(
             f'<span><i style="border-color:{_colour(c)};background:{"none" if hollow else _colour(c)}"></i>'

@@ -14,9 +14,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from search.budget import Spending
+from search.execution.contract import Progress
 from search.execution.pack import Pack
 from search.execution.session import Session
-from search.execution.worker import Progress, together
+from search.execution.worker import together
 from search.records import CUT_OFF, Proposal, Trial
 from search.strategy import DONE, Done
 from trainer.errors import UserError

@@ -7,7 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 from search.budget import Spending
-from search.execution.worker import Progress
+from search.execution.contract import Progress
 from search.records import Proposal
 
 START_SECONDS = 60.0  # longer is not waited for a process that starts: its node may be gone

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from search.budget import Budget, Spending
+from search.execution.contract import without_seed
 from search.execution.purse import Purse
 from search.records import CUT_OFF, History, Problem, Proposal, Trial
 from search.strategy import DONE, Done, Strategy
@@ -33,6 +34,10 @@ class Session:
     """What may be spent, where that is not the budget that the strategy plans with (a top-up, a reserve)."""
     launch_seconds: float = 0.0
     """That a worker process may take to start: held beside a trial while some process is still to be started."""
+    seedless: bool = False
+    """The trainer has no seeds: what would repeat a run is run at a neighbouring lr."""
+    patience: int | None = None
+    """So many trials in a row that fail alike, the first of a search or later ones, end it; None: none do."""
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     """Held while the books change: they are watched from another thread (`search.execution.desk`)."""
 
@@ -70,11 +75,20 @@ class Session:
         if isinstance(answer, Done):
             self.over = "the strategy has what it wants"
         else:
-            started = self._admit(answer[:slots])
+            started = self._admit(self._seeded(answer[:slots]))
             if not started and not self.running:
                 self.over = self.over or "the strategy asked for nothing while nothing ran"
         self._waited = () if started else now
         return DONE if self.over and not self.running else started
+
+    def _seeded(self, proposals: list[Proposal]) -> list[Proposal]:
+        if not self.seedless:
+            return proposals
+        found = list[Proposal]()
+        for proposal in proposals:
+            running = [*self.running.values(), *found]
+            found.append(without_seed(proposal, self.problem.target, self.trials, running))
+        return found
 
     def _admit(self, proposals: list[Proposal]) -> list[Proposal]:
         """Those that still fit the budget beside what was spent and what runs; from the first that does not, none. What
@@ -94,6 +108,18 @@ class Session:
             self.running.pop(trial.id, None)
             self.purse.pay(trial.id, trial.spending)
             self.trials.append(trial)
+            self.over = self.over or self.hopeless()
+
+    def hopeless(self) -> str:
+        """That the newest trials have all failed in the same way; empty: they have not."""
+        tried = [t for t in self.trials if not t.aside]
+        last = tried[-(self.patience or 0) :] if self.patience else []
+        first = {t.error.split("\n")[0][:80] for t in last}
+        if len(last) < (self.patience or 1) or any(t.status != "failed" for t in last):
+            return ""
+        if len(first) > 1 and len(tried) > len(last):
+            return ""
+        return f"{len(last)} trials in a row failed, the last: {last[-1].error}"
 
     def give_back(self, proposal: Proposal) -> None:
         """It was not begun."""

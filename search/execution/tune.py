@@ -22,15 +22,18 @@ os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # search.execution.wa
 
 import ray  # noqa: E402
 from ray import tune  # noqa: E402
-from ray.exceptions import GetTimeoutError  # noqa: E402
+from ray.exceptions import GetTimeoutError, RayTaskError  # noqa: E402
 from ray.tune.search import Searcher  # noqa: E402
 
+from search.budget import Timing  # noqa: E402
+from search.execution.contract import Job, Progress, Trainer, Work  # noqa: E402
 from search.execution.desk import Desk  # noqa: E402
+from search.execution.external.measure import measure  # noqa: E402
 from search.execution.session import Session  # noqa: E402
 from search.execution.store import SearchDir  # noqa: E402
 from search.execution.trunks import Trunks  # noqa: E402
 from search.execution.watch import AHEAD_SECONDS, Interrupted, Watch  # noqa: E402
-from search.execution.worker import Job, Progress, Worker, calibrate_here  # noqa: E402
+from search.execution.worker import Own, calibrate_here  # noqa: E402
 from search.records import Proposal, Trial  # noqa: E402
 from search.strategy import Done  # noqa: E402
 from trainer.cohorts.calibrate import Calibration  # noqa: E402
@@ -48,20 +51,20 @@ POLL_SECONDS = 1.0  # a trial reports its progress about this often
 IDLE_SECONDS = 0.05  # and asks this often for its next job
 
 
-def resources(gpu: bool) -> dict[str, float]:
-    """Of one slot."""
-    return {"CPU": 1, "GPU": 1} if gpu else {"CPU": 1}
+def resources(gpu: int) -> dict[str, float]:
+    """Of one slot with so many GPUs."""
+    return {"CPU": 1, "GPU": gpu} if gpu else {"CPU": 1}
 
 
 def calibrate_shapes(
-    runs: list[RunConfig], data: Prepared, gpu: bool, threads: int, pack: int | None, most_seconds: float = math.inf
+    runs: list[RunConfig], data: Prepared, gpu: int, threads: int, pack: int | None, most_seconds: float = math.inf
 ) -> tuple[list[Calibration], float, float]:
     """Twenty steps of each run, one after the other, where trials will run; packs as trainer.cohorts has them.
 
     Also the seconds that a worker took to start (its process, its imports and what is cold at first), and those that it
     all took; UserError where that would be more than `most_seconds`.
     """
-    remote = ray.remote(num_cpus=1, num_gpus=1 if gpu else 0)(calibrate_here)
+    remote = ray.remote(num_cpus=1, num_gpus=gpu)(calibrate_here)
     began, found, launch = time.monotonic(), list[Calibration](), 0.0
     for run in runs:
         task = remote.remote(run, data, threads, pack)
@@ -79,17 +82,38 @@ def calibrate_shapes(
     return found, started, time.monotonic() - began
 
 
+def calibrate_trainer(
+    trainer: Trainer, runs: list[RunConfig], gpu: int, threads: int, steps: tuple[int, int], most_seconds: float
+) -> tuple[list[Timing], float, float]:
+    """Of somebody else's trainer, where trials will run: each run's timing, and the seconds and FLOPs that it took."""
+    remote = ray.remote(num_cpus=1, num_gpus=gpu)(measure)
+    task = remote.remote(trainer, runs, steps, threads)
+    try:
+        return ray.get(task, timeout=None if most_seconds == math.inf else max(0.1, most_seconds))
+    except GetTimeoutError:
+        ray.cancel(task, force=True)
+        raise UserError(
+            f"The trainer's two runs of {steps[0]} and {steps[1]} steps alone take more than {most_seconds:.0f} s of a "
+            "slot, half of the budget: raise it, lower --trainer.calibrate, or give the budget in FLOPs or runs."
+        ) from None
+    except RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise UserError(str(error.cause)) from None
+        raise
+
+
 def execute(
     session: Session,
     directory: SearchDir,
-    data: Prepared,
+    data: Prepared | None,
     *,
     slots: int,
-    gpu: bool,
+    gpu: int,
     threads: int,
     checkpoints: str = "",
     on_progress: Callable[[Proposal, Progress], None],
     on_trial: Callable[[Trial], None],
+    trainer: Trainer | None = None,
     last_words: Callable[[str], None] = print,
 ) -> bool:
     """Run the session until it is over; every ended trial is in the directory before `on_trial` hears of it.
@@ -109,7 +133,7 @@ def execute(
     watch = Watch(desk, directory, loop.end, RayHealth().fault, last_words)
     loop.check = watch.check
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)  # or the workers would start one after the other
-    common = {"data": data, "checkpoints": trunks.address, "threads": threads}
+    common = {"data": data, "checkpoints": trunks.address, "threads": threads, "trainer": trainer or Own()}
     scratch = tempfile.mkdtemp(prefix="hpt-tune-")
     try:
         with watch.running():
@@ -181,14 +205,25 @@ class _Loop(tune.Callback):
 class _Trainable(tune.Trainable):
     """A warm process: trains one job after another. It is the driver that ends a job (`_AskTell.stop`)."""
 
+    worker: Work | None = None
+
     def setup(self, config: dict[str, Any]) -> None:
-        self.worker = Worker(Job(**config["job"]))
+        self.cleanup()
+        job = dict(config["job"])
+        trainer: Trainer = job.pop("trainer")
+        self.worker = trainer.begin(Job(**job))
+
+    def cleanup(self) -> None:
+        """What the job before left running, where it was ended for want of money."""
+        if self.worker is not None:
+            self.worker.close()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self.setup(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
+        assert self.worker is not None
         if self.worker.ended:
             time.sleep(IDLE_SECONDS)
         return {"news": list(self.worker.advance(POLL_SECONDS).items())}  # a dict would be flattened by Tune

@@ -1,14 +1,14 @@
-"""What runs inside a worker process: a pack of proposals, in slices, each with a typed ending. No Ray here."""
+"""hpt's own trainer in a worker process: a pack of proposals, in slices, each with a typed ending. No Ray here."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import torch
 
+from search.execution.contract import EVERYTHING, Can, Job, Progress
 from search.execution.trunks import Trunks
 from search.records import Proposal
 from trainer.architecture.counts import evaluation_flops
@@ -23,20 +23,6 @@ from trainer.errors import UserError
 from trainer.loop import Report
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """Proposals that can be trained together, and what a worker needs for it."""
-
-    proposals: tuple[Proposal, ...]
-    data: Prepared
-    checkpoints: str
-    """Where trunk checkpoints are; on a cluster all nodes see it."""
-    threads: int
-    """torch threads; more than one only when a slot owns several cores."""
-    compile: bool = False
-    """By torch.compile."""
-
-
 def together(one: Proposal, other: Proposal) -> bool:
     """Whether the two can be members of one cohort: one shape, one data order, one step to begin at."""
     begun = one.start == other.start and (one.parent is None) == (other.parent is None)
@@ -44,47 +30,13 @@ def together(one: Proposal, other: Proposal) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
-    """How far a trial is; when `status` is no longer "running" it has ended."""
+class Own:
+    """hpt's own trainer, as the contract has it."""
 
-    status: Literal["running", "finished", "diverged", "stopped", "failed"] = "running"
-    tokens: int = 0
-    train_loss: float | None = None
-    loss: float | None = None
-    bits_per_byte: float | None = None
-    curve: tuple[tuple[int, float], ...] = ()
-    train_curve: tuple[tuple[int, float], ...] = ()
-    train_seconds: float = 0.0
-    flops: float = 0.0
-    device: str = ""
-    pack: int = 1
-    """Proposals trained together, itself included."""
-    trunk: int | None = None
-    error: str = ""
-    fatal: bool = False
-    """The error would hit every other trial as well (a full disk, say)."""
-    orphan: bool = False
-    """Its parent's checkpoint cannot be read: it did not begin, and can only be trained from its start."""
+    can: Can = EVERYTHING
 
-    @property
-    def ended(self) -> bool:
-        return self.status != "running"
-
-    def outcome(self) -> dict[str, Any]:
-        """The fields of a Trial that training decides."""
-        return {
-            "status": {"stopped": "failed"}.get(self.status, self.status),
-            "loss": self.loss,
-            "bits_per_byte": self.bits_per_byte,
-            "curve": self.curve,
-            "train_curve": self.train_curve,
-            "train_seconds": self.train_seconds,
-            "flops": self.flops,
-            "device": self.device,
-            "pack": self.pack,
-            "trunk": self.trunk,
-            "error": self.error,
-        }
+    def begin(self, job: Job) -> Worker:
+        return Worker(job)
 
 
 class Worker:
@@ -108,6 +60,9 @@ class Worker:
             if time.perf_counter() - start > seconds:
                 break
         return news
+
+    def close(self) -> None:
+        self._open.clear()
 
     def _train(self) -> Iterator[dict[str, Progress]]:  # a generator: nothing happens before the first `advance`
         torch.set_num_threads(self.job.threads)
@@ -170,6 +125,7 @@ class _Pack:
     def __init__(self, proposals: list[Proposal], job: Job, device: torch.device) -> None:
         began, self.store = time.perf_counter(), Trunks(job.checkpoints)
         self.proposals = proposals
+        assert job.data is not None
         self.cohort = Cohort([p.run for p in proposals], here(job.data, proposals[0].run), device, compile=job.compile)
         _loaded(self.cohort, proposals, self.store)
         self.trunks = {i: self.store.path(p.id) for i, p in enumerate(proposals) if p.keep}

@@ -37,7 +37,8 @@ def _units(path: Path, rows: list[Row]) -> None:
                 f"{path}, run {row.line}: a batch of {row.b:,} tokens is more than all {row.d:,} training tokens; "
                 "check the units of both."
             )
-    if rows and min(row.loss for row in rows) > HIGHEST_LOSS:
+    finite = [row.loss for row in rows if math.isfinite(row.loss)]
+    if finite and min(finite) > HIGHEST_LOSS:
         raise UserError(f"{path}: all losses are above {HIGHEST_LOSS:g}, as perplexities are; give their logarithms.")
 
 

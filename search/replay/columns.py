@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +14,14 @@ ALIASES = {
     "total": ("n_total", "total", "total_params", "total_parameters"),
     "n": ("n", "params", "parameters", "n_params", "num_params", "non_embedding", "n_non_embedding", "model_size"),
     "d": ("d", "tokens", "train_tokens", "n_tokens", "num_tokens", "total_tokens", "tokens_seen"),
+    "flops": ("c", "flops", "compute", "train_flops", "total_flops", "training_flops", "model_flops"),
     "ratio": ("d_n", "tokens_per_parameter", "tokens_per_param", "tpp", "token_ratio"),
     "steps": ("ti", "steps", "train_steps", "num_steps", "total_steps", "max_steps", "iterations"),
     "lr": ("lr", "learning_rate", "peak_lr", "max_lr", "optimizer_lr"),
-    "batch": ("bs", "b", "batch", "batch_size", "batch_tokens", "global_batch_size", "train_batch_size"),
+    "batch": ("bs", "b", "batch", "batch_size", "batch_tokens", "global_batch_size", "train_batch_size",
+              "tokens_per_step", "batch_in_tokens"),
     "loss": ("smooth_loss", "final_val_loss", "val_loss", "valid_loss", "validation_loss", "eval_loss", "final_loss",
-             "loss", "train_loss"),
+             "loss", "value", "objective", "objective_value", "train_loss"),
     "diverged": ("diverged", "is_diverged", "has_diverged"),
     "status": ("status", "state"),
     "seed": ("seed", "random_seed"),
@@ -36,7 +39,8 @@ LOGGED = ("metrics.", "summary.", "summary/")
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Which column holds what; None: found by its usual names, also under params., metrics., config. and the like."""
+    """Which column holds what, or the one number that all runs have; None: found by its usual names, also under
+    params., metrics., config. and the like, and with a unit behind them (params_m, tokens_billions)."""
 
     n: str | None = None
     """Parameters (non-embedding)."""
@@ -50,6 +54,8 @@ class Columns:
     """Training tokens to each of N, where there is no column of tokens."""
     steps: str | None = None
     """Optimiser steps, where there are neither tokens nor a ratio: D = steps x batch."""
+    flops: str | None = None
+    """Training FLOPs, where there is nothing else to count tokens by: D = FLOPs / 6 N."""
     lr: str | None = None
     """Peak learning rate."""
     batch: str | None = None
@@ -77,22 +83,58 @@ def plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", PREFIX.sub("", name.strip().lower())).strip("_")
 
 
-def find(path: Path, columns: Columns, there: list[str]) -> dict[str, str | None]:
-    """By what is meant, the name in the file; None: it has none. UserError where a named one is missing."""
-    exact = {name.strip().lower(): name for name in there}
+UNITS = {"k": 1e3, "thousand": 1e3, "thousands": 1e3, "m": 1e6, "million": 1e6, "millions": 1e6, "b": 1e9, "g": 1e9,
+         "billion": 1e9, "billions": 1e9, "t": 1e12, "trillion": 1e12, "trillions": 1e12}  # fmt: skip
+COUNTED = ("n", "active", "total", "d", "batch", "flops", "steps")
+"""What may be in thousands, millions ..."""
+TOOLS = re.compile(r"^(params|user_attrs|system_attrs|config|hparams|metrics|summary)_(?=.)")
+"""What Optuna and others put before a name, without a dot."""
+
+
+def unit_of(name: str | None, key: str) -> float:
+    """1e6 of `params_m` and `tokens (millions)`; 1 where the name has no unit."""
+    words = plain(name or "")
+    if name is None or key not in COUNTED or words in ALIASES[key]:
+        return 1.0
+    return UNITS.get(words.rpartition("_")[2], 1.0)
+
+
+def usual_names(there: list[str]) -> dict[str, str]:
+    """Columns by every name under which an alias may find them, the plainest first."""
     usual: dict[str, str] = {}
-    for name in sorted(there, key=lambda name: name.lower().startswith(LOGGED)):  # their lr is that of the last step
+    for name in sorted(there, key=lambda name: name.lower().startswith(LOGGED)):  # a setting before what was logged
         usual.setdefault(plain(name), name)
-    found: dict[str, str | None] = {}
+    for words, name in list(usual.items()):
+        logged = name.lower().startswith(LOGGED)
+        last = plain(re.split(r"[./]", name)[-1])  # config.model.n_params
+        for bare in (words, TOOLS.sub("", words), "" if logged else last):
+            usual.setdefault(bare, name)
+            stem, _, unit = bare.rpartition("_")
+            if unit in UNITS and any(stem in ALIASES[key] for key in COUNTED):
+                usual.setdefault(stem, name)
+    return usual
+
+
+def find(
+    path: Path, columns: Columns, there: list[str], fallback: Mapping[str, str] | None = None
+) -> dict[str, str | None]:
+    """The column of each meaning, or the number (as text) that all runs have; `fallback`: numbers for what is not
+    found. UserError for a column that is not there, and for what cannot be told."""
+    exact = {name.strip().lower(): name for name in there}
+    usual, found = usual_names(there), dict[str, str | None]()
     for key, aliases in ALIASES.items():
         given = getattr(columns, key)
-        if given is not None and given.strip().lower() not in exact:
+        if given is not None and given.strip().lower() not in exact and not _is_number(given):
             raise UserError(f"{path} has no column {given!r} (for {key}): it has {', '.join(there)}.")
         known = next((usual[alias] for alias in aliases if alias in usual), None)
-        found[key] = known if given is None else exact[given.strip().lower()]
+        found[key] = known if given is None else exact.get(given.strip().lower(), given)
     _settle(found, columns)
+    sources = ("ratio", "steps", "flops")
+    for key, number in (fallback or {}).items():
+        if found[key] is None and not (key == "d" and any(found[s] for s in sources)):
+            found[key] = number
     missing = [key for key in ("n", "d", "lr", "batch", "loss") if found[key] is None]
-    if "d" in missing and (found["ratio"] or found["steps"]):
+    if "d" in missing and any(found[source] for source in sources):
         missing.remove("d")
     if missing:
         raise UserError(
@@ -102,6 +144,13 @@ def find(path: Path, columns: Columns, there: list[str]) -> dict[str, str | None
     return found
 
 
+def _is_number(text: str) -> bool:
+    try:
+        return float(text) > 0
+    except ValueError:
+        return False
+
+
 def _settle(found: dict[str, str | None], columns: Columns) -> None:
     """Where two columns could be N, or D: the active parameters are N, and a name given beats one guessed."""
     if found["active"]:
@@ -109,7 +158,9 @@ def _settle(found: dict[str, str | None], columns: Columns) -> None:
         found["n"] = found["active"]
     elif found["total"] and not found["n"]:
         found["n"], found["total"] = found["total"], None
-    if columns.d is None and (columns.ratio or columns.steps):
+    if columns.d is None and (columns.ratio or columns.steps or columns.flops):
         found["d"] = None
-    if found["d"] or (columns.steps and not columns.ratio):
+    if found["d"] or ((columns.steps or columns.flops) and not columns.ratio):
         found["ratio"] = None
+    if columns.flops and not columns.steps:
+        found["steps"] = None

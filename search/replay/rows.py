@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
 import json
 import math
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet
 
-from search.replay.columns import Columns, find, plain
+from search.replay.columns import COUNTED, Columns, find, plain, unit_of
+from search.replay.files import flat, number, records_of
 from search.shapes.ladder import model_of
 from trainer.architecture.counts import parameters
 from trainer.config import ModelConfig, from_dict
@@ -53,45 +52,34 @@ class Rows:
     rows: list[Row] = field(default_factory=list)
     models: dict[int, ModelConfig] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    records: list[dict[str, Any]] = field(default_factory=list)
+    """As they are in the file; `Row.line` counts them from 1."""
+    names: dict[str, str | None] = field(default_factory=dict)
+    """What was taken for what: a column, or a number that all runs have."""
 
     def note(self, count: int, words: str) -> None:
         if count:
             self.notes.append(f"{count} runs {words}")
 
 
-def read(path: Path, columns: Columns, context: int | None = None, curves: Path | None = None) -> Rows:
-    """UserError says what is wrong with the file, and in which run."""
-    records = records_of(path)
+def read(
+    path: Path,
+    columns: Columns,
+    context: int | None = None,
+    curves: Path | None = None,
+    fallback: Mapping[str, str] | None = None,
+) -> Rows:
+    """UserError says what is wrong with the file, and in which run. fallback: numbers, as text, for columns that are
+    not there."""
+    records = flat(records_of(path))
     if {"run", "horizon", "status"} <= set(records[0]):
         return _from_trials(path, records)
-    names = find(path, columns, list(records[0]))
+    there = list(dict.fromkeys(name for record in records for name in record))
+    names = find(path, columns, there, fallback)
     found = _from_columns(path, records, names, context)
+    found.records, found.names = records, names
     if curves is not None:
         _add_curves(path, found, records, names["run"], curves)
-    return found
-
-
-def records_of(path: Path) -> list[dict[str, Any]]:
-    """The file's rows by its column names."""
-    if not path.is_file():
-        raise UserError(f"There is no table {path}: give a .csv, .jsonl or .parquet file of runs.")
-    try:
-        if path.suffix == ".jsonl":
-            found = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
-        elif path.suffix == ".parquet":
-            found = pyarrow.parquet.read_table(path).to_pylist()
-        elif path.suffix in (".csv", ".gz"):
-            opener = gzip.open if path.suffix == ".gz" else open
-            with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
-                found = list(csv.DictReader(file))
-        else:
-            raise UserError(f"{path}: a table is a .csv, .csv.gz, .jsonl or .parquet file.")
-    except (ValueError, OSError, csv.Error) as error:  # not JSON, not UTF-8, not parquet
-        raise UserError(f"{path} cannot be read as {path.suffix[1:]}: {str(error).splitlines()[0]}") from None
-    if not found:
-        raise UserError(f"{path} holds no runs.")
-    if not all(isinstance(record, dict) for record in found):
-        raise UserError(f"{path}: each line must be a JSON object, a run.")
     return found
 
 
@@ -121,8 +109,11 @@ def _from_trials(path: Path, records: list[dict[str, Any]]) -> Rows:
 def _from_columns(path: Path, records: list[dict[str, Any]], names: dict[str, str | None], context: int | None) -> Rows:
     found, left, bare = Rows(), 0, 0
     unit = context or (STEP_LAW_CONTEXT if plain(str(names["batch"])) == "bs" else 1)
+    if names["batch"] not in records[0]:  # a number that all runs have, in tokens
+        unit = context or 1
+    scales = {key: unit_of(name, key) for key, name in names.items()}
     for line, record in enumerate(records, start=1):
-        values = {key: record.get(name) if name else None for key, name in names.items()}
+        values = {key: record.get(name, name) if name else None for key, name in names.items()}
         if all(values[key] in (None, "") for key in ("lr", "loss")):
             bare += 1  # a parent run of MLflow, say
             continue
@@ -130,7 +121,8 @@ def _from_columns(path: Path, records: list[dict[str, Any]], names: dict[str, st
         if names["status"] and status not in (*ENDED, *DIVERGED):
             left += 1
             continue
-        row = _row(path, line, values, names, unit)
+        counted = {key: scales[key] * number(values[key]) for key in COUNTED}
+        row = _row(path, line, {**values, **counted}, names, unit)
         if status in DIVERGED or str(values["diverged"] or "").strip().lower() in TRUE:
             row.loss = math.inf
         found.rows.append(row)
@@ -152,8 +144,10 @@ def _row(path: Path, line: int, values: dict[str, Any], names: dict[str, str | N
         d, what = number(values["d"]), names["d"]
     elif names["ratio"]:
         d, what = number(values["ratio"]) * n, names["ratio"]
-    else:
+    elif names["steps"]:
         d, what = number(values["steps"]) * b, names["steps"]
+    else:
+        d, what = number(values["flops"]) / (6 * n), names["flops"]
     for name, value in ((names["n"], n), (names["lr"], lr), (names["batch"], b), (what, d)):
         if not 0 < value < math.inf:
             raise UserError(f"{path}, run {line}: {name} is {value}, and it must be a positive number.")
@@ -227,10 +221,3 @@ def _curve(path: Path, line: int, value: Any) -> np.ndarray | None:
         raise UserError(f"{path}, run {line}: its curve is not a list of [tokens, loss].") from None
     points = points[(points[:, 0] > 0) & np.isfinite(points).all(axis=1)]
     return points[np.argsort(points[:, 0], kind="stable")] if len(points) else None
-
-
-def number(value: Any) -> float:
-    try:
-        return math.nan if value is None else float(value)
-    except (TypeError, ValueError):
-        return math.nan

@@ -31,6 +31,10 @@ class DataScaling(Strategy):
         if not self.steps or min(self.steps) < 1 or self.lrs < 3 or self.extend < 0:
             raise UserError("--data-scaling needs positive steps, at least 3 lrs and extend >= 0.")
 
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"lengths" if self.anneal else "cuts_short"})
+
     def plan(self, history: History) -> list[Stage]:
         return stages(history, self._sweeps(history), self.extend)
 

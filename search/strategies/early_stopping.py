@@ -39,6 +39,10 @@ class EarlyStopping(Strategy):
                 "--early-stopping needs 0 < fraction <= 1, at least one trial, span > 1 and a positive centre."
             )
 
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"lengths" if self.anneal else "cuts_short"})
+
     def plan(self, history: History) -> list[Stage]:
         run, n = self._run(history), self._affordable(history)
         cost = history.problem.cost.forecast(run, self._horizon(history))

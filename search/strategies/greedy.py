@@ -39,6 +39,10 @@ class Greedy(Strategy):
         if not 0 < (self.start or self.highest) <= self.highest:
             raise UserError("--greedy.start must be positive and at most --greedy.highest.")
 
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"cuts_short"})
+
     def plan(self, history: History) -> list[Stage]:
         target, n = self._run(history), self._affordable(history)
         return [

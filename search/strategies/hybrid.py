@@ -30,6 +30,10 @@ class Hybrid(Strategy):
     each: Hyperband = field(default_factory=lambda: Hyperband(sampler="qmc"))
     """The search at each size."""
 
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"lengths", "sizes"})
+
     def plan(self, history: History) -> list[Stage]:
         return [
             replace(stage, name=f"{name}, {stage.name}", waits=False)  # one part goes on while another waits

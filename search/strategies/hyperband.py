@@ -54,6 +54,10 @@ class Hyperband(Strategy):
     """Later brackets draw within this factor of the best lr so far, beyond --lr-range where it lies at an end; 0: from
     the whole range, as in the paper. Loss has one valley in lr, so the rest of the range is known to be worse."""
 
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"lengths" if self.cooldown else "cuts_short"})
+
     def plan(self, history: History) -> list[Stage]:
         target = history.problem.target
         stages = []
@@ -169,8 +173,11 @@ class Hyperband(Strategy):
             return target
         # The whole bracket shares one trunk, so warmup must end inside the first rung's.
         warmup = min(target.warmup, self._horizon(history, rungs, 0) // 4)
-        tokens = self._horizon(history, rungs, i)
-        return replace(target, schedule="wsd", cooldown=self.cooldown, tokens=tokens, warmup=warmup)
+        tokens, memo = self._horizon(history, rungs, i), history.problem.memo
+        key = ("run", self.cooldown, tokens, warmup)
+        if key not in memo:  # a hundred trials of a rung have it alike
+            memo[key] = replace(target, schedule="wsd", cooldown=self.cooldown, tokens=tokens, warmup=warmup)
+        return memo[key]
 
     # --- who runs -----------------------------------------------------------------------------------------------
 

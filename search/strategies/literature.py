@@ -41,6 +41,10 @@ class Literature(Strategy):
         if not 0 <= self.trials <= 3 or not 0 < self.fraction <= 1 or self.ratio <= 1:
             raise UserError("--literature needs 0 to 3 trials, 0 < fraction <= 1 and ratio > 1.")
 
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"lengths"} if self.trials and self.fraction < 1 else ())
+
     def plan(self, history: History) -> list[Stage]:
         run, n = self._run(history), self._affordable(history)
         if not n:

@@ -41,6 +41,10 @@ class ModelScaling(Strategy):
         if not self.sizes or self.lrs < 3 or not 0 < self.fraction <= 1 or self.extend < 0:
             raise UserError("--model-scaling needs a size, at least 3 lrs, 0 < fraction <= 1 and extend >= 0.")
 
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"lengths", "sizes"})
+
     def plan(self, history: History) -> list[Stage]:
         return stages(history, self._sweeps(history), self.extend)
 

@@ -36,6 +36,10 @@ class MuTransfer(Strategy):
         if self.lrs < 3 or not 0 < self.fraction <= 1 or self.extend < 0:
             raise UserError("--mutransfer needs at least 3 lrs, 0 < fraction <= 1 and extend >= 0.")
 
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"lengths", "sizes", "parametrisations"})
+
     def plan(self, history: History) -> list[Stage]:
         return stages(history, self._sweeps(history), self.extend)
 

@@ -29,6 +29,10 @@ class Transfer(TransferSettings, Strategy):
 
     grows: ClassVar[bool] = True
 
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"lengths"})
+
     def plan(self, history: History) -> list[Stage]:
         """The design as it would go if every trial ended as expected, and what that leaves of the budget."""
         problem, chooser = history.problem, Chooser(Belief(self, _sorted(history, None)))
