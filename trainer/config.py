@@ -54,7 +54,7 @@ class ModelConfig:
     causal: bool = later(True)
     """A token sees itself and those before it; False: all (BERT, arXiv 1810.04805), for masked language modelling."""
     layout: str = later("af")
-    """Parts of a block in their order, a attention and f feed-forward: fa, aff, aaf ... (sandwiches: arXiv 1911.03864)."""
+    """Parts of a block in their order, a attention and f feed-forward: fa, aff ... (sandwiches: arXiv 1911.03864)."""
     norm_place: Literal["pre", "post"] = later("pre")
     """Before each part (GPT-2), with one more at the end; or after it and its residual sum (Vaswani et al. 2017)."""
     parallel: bool = later(False)
@@ -283,12 +283,12 @@ class RunConfig:
         if self.parametrisation != "sp" and not self.model.scaled_attention:
             raise UserError(
                 f"parametrisation={self.parametrisation} divides attention by the size of a head, and "
-                "model.scaled_attention=False divides by nothing: use parametrisation=sp or model.scaled_attention=True."
+                "model.scaled_attention=False by nothing: use parametrisation=sp or model.scaled_attention=True."
             )
         if self.parametrisation == "completep" and self.model.norm_place == "post":
             raise UserError(
-                "parametrisation=completep weighs what a block adds to the stream, and model.norm_place=post normalises "
-                "the weight away: use model.norm_place=pre, or parametrisation=mup."
+                "parametrisation=completep weighs what a block adds to the stream, and model.norm_place=post takes the "
+                "weight away: use model.norm_place=pre, or parametrisation=mup."
             )
 
     @property

@@ -34,9 +34,10 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
     "qwen3": {**_LLAMA, "model.qk_norm": True, "model.norm_eps": 1e-6, "model.rope_base": 1e6},
 }
 DEFAULTS: Mapping[str, Any] = {
-    "model.causal": True, "model.layout": "af", "model.norm_place": "pre", "model.qkv_bias": None, "model.qk_norm": False,
-    "model.scaled_attention": True, "model.windows": (0,), "model.embedding_norm": False, "model.head_transform": False,
-    "model.head_bias": False, "model.parallel": False, "model.ffn_layers": 1, "model.logit_cap": 0.0,
+    "model.causal": True, "model.layout": "af", "model.norm_place": "pre", "model.qkv_bias": None,
+    "model.qk_norm": False, "model.scaled_attention": True, "model.windows": (0,), "model.embedding_norm": False,
+    "model.head_transform": False, "model.head_bias": False, "model.parallel": False, "model.ffn_layers": 1,
+    "model.logit_cap": 0.0,
     "model.positions": "learned", "model.norm": "layernorm", "model.activation": "gelu", "model.bias": True,
     "model.tied": True, "model.norm_eps": 1e-5, "model.rope_base": 10000.0, "objective": "next",
 }  # fmt: skip

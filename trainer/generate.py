@@ -53,7 +53,7 @@ def generate(
     """
     if not model.config.causal:
         raise UserError(
-            "This model was trained to fill in masked tokens and sees both ways: it cannot write text from left to right."
+            "This model sees both ways and was trained to fill in masked tokens: it cannot write from left to right."
         )
     if not prompt:
         raise UserError("Generation needs a prompt of at least one token: end-of-text begins a new text.")

@@ -48,7 +48,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         members, rows, _ = x.shape
         height = max(1, CHUNK_BYTES.get(x.device.type, 2**28) // (4 * weight.shape[1]))  # rows of logits at a time
-        together = min(members, max(1, height // max(1, rows)))  # whole members first: taller products, fewer sums of them
+        together = min(
+            members, max(1, height // max(1, rows))
+        )  # whole members first: taller products, fewer sums of them
         total = torch.zeros(members, device=x.device)
         grad_x = torch.empty_like(x) if differentiate else None
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if differentiate else None
