@@ -22,9 +22,7 @@ from trainer.architecture.blocks import Block, HeadTransform, make_norm
 from trainer.architecture.loss import linear_cross_entropy
 from trainer.architecture.parametrisation import Role, forward_scale, scale
 from trainer.config import ModelConfig, RunConfig
-
-NOTHING = -1
-"""As a target: no loss here."""
+from trainer.data.masking import NOTHING
 
 
 class Transformer(nn.Module):

@@ -24,7 +24,7 @@ from trainer.config import RunConfig, to_dict
 from trainer.data import Batches, Prepared
 from trainer.devices import use_bf16
 from trainer.errors import UserError
-from trainer.loop import model_inputs
+from trainer.inputs import model_inputs
 from trainer.schedule import multiplier
 
 PASS_TOKENS = {"cpu": 4096, "cuda": 131_072}
