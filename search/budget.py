@@ -152,7 +152,7 @@ class CostModel:
             return None
         if (key := shape_key(run)) in self.timings:
             return self.timings[key]
-        model, work = key.split("-b")[0], flops_per_token(run.model)
+        model, work = key.split("-b")[0], flops_per_token(run.model, run.predicted)
         known = {k: _work(k) for k in self.timings}
         near = min(known, key=lambda k: (k.split("-b")[0] != model, abs(math.log(known[k][0] / work))))
         timing, (near_work, near_batch) = self.timings[near], known[near]
@@ -175,4 +175,4 @@ def shape_key(run: RunConfig) -> str:
     """Names what a step costs: model shape, batch, and (after @) its FLOPs a step."""
     m = run.model
     shape = f"{m.depth}x{m.width}x{m.heads}-c{m.context}-v{m.vocabulary}-{m.activation}-b{run.batch}-{run.precision}"
-    return f"{shape}@{flops_per_token(m) * run.batch:.6g}"
+    return f"{shape}@{flops_per_token(m, run.predicted) * run.batch:.6g}"

@@ -215,7 +215,11 @@ def dry_run(plan: Plan, data: Prepared, workers: int, usd_per_hour: float, conso
     passes = plan.evaluations * measured.eval_seconds
     seconds = (run.steps * measured.step_seconds + passes) / workers
     peak = peak_flops(run, device)
-    mfu = f", MFU {flops_per_token(run.model) * run.batch / measured.step_seconds / peak:.0%}" if peak else ""
+    mfu = (
+        f", MFU {flops_per_token(run.model, run.predicted) * run.batch / measured.step_seconds / peak:.0%}"
+        if peak
+        else ""
+    )
     price = f", ${seconds / 3600 * usd_per_hour * workers:.2f}" if usd_per_hour else ""
     sharing = f" on {workers} devices, if they shared the work perfectly" if workers > 1 else ""
     total = parameters(run.model).total

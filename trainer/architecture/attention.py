@@ -55,7 +55,7 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.kv_heads, self.window = model.heads, model.n_kv_heads, window
         self.qk_dim, self.v_dim, self.scale = model.query_dim, model.value_dim, forward.attention
-        self.causal = model.causal
+        self.model, self.causal = model, model.causal
         queries, keys = model.heads * model.query_dim, model.n_kv_heads * model.query_dim
         self.sizes = [queries, keys, model.n_kv_heads * model.value_dim]
         self.qkv = nn.Linear(model.width, sum(self.sizes), bias=model.has_qkv_bias)
@@ -79,7 +79,7 @@ class Attention(nn.Module):
         if fp32:
             q, k, v = q.float(), k.float(), v.float()
         with torch.autocast(x.device.type, enabled=False) if fp32 else nullcontext():
-            if mask is None and cache is None and banded(self.window, time):
+            if mask is None and cache is None and self.window and banded(self.model, self.window, time):
                 y = local_attention(q, k, v, self.window, self.scale)
             else:
                 if mask is not None and mask.is_floating_point():
@@ -126,7 +126,7 @@ def attention_mask(
     before, or the window by chunks. `documents` [B, T] numbers the document of each token."""
     alibi = model.positions == "alibi"
     plain = not alibi and documents is None
-    if plain and (not window or (start == 0 and banded(window, time)) or start + time <= window):
+    if plain and (not window or (start == 0 and banded(model, window, time)) or start + time <= window):
         return None
     if documents is not None and start == 0 and model.causal and not window and not alibi:
         return document_mask(documents)

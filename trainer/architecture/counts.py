@@ -69,24 +69,25 @@ def flops_per_token(model: ModelConfig, predicted: float = 1.0) -> int:
     head = model.width * model.vocabulary + (model.width * model.width if model.head_transform else 0)
     matrices = model.depth * sum(_matrices(model))
     attention = 2 * model.heads * (model.query_dim + model.value_dim) * model.layout.count("a")
-    pairs = sum(_pairs(model.context, model.window(i)) for i in range(model.depth))
+    pairs = sum(_pairs(model, model.window(i)) for i in range(model.depth))
     if predicted == 1.0:
         matrices += head
         extra = 0
     else:
         extra = round(3 * 2 * predicted * head)
-    return 3 * (2 * matrices + attention * pairs // model.context) + extra
+    return 3 * 2 * matrices + round(3 * attention * pairs / model.context) + extra
 
 
-def _pairs(context: int, window: int) -> int:
+def _pairs(model: ModelConfig, window: int) -> int:
     """Pairs of a query and a key in one sequence that are computed."""
-    return 2 * context * window - window * window if banded(window, context) else context * context
+    context = model.context
+    return 2 * context * window - window * window if banded(model, window, context) else context * context
 
 
-def banded(window: int, time: int) -> bool:
-    """Whether a window is computed by chunks (trainer.architecture.attention.local_attention), which costs less than
-    the whole square."""
-    return window > 0 and time % window == 0 and time > 2 * window
+def banded(model: ModelConfig, window: int, time: int) -> bool:
+    """Whether a window over `time` tokens is computed by chunks (trainer.architecture.attention.local_attention), which
+    costs less than the whole square."""
+    return model.positions != "alibi" and window > 0 and time % window == 0 and time > 2 * window
 
 
 def run_flops(run: RunConfig, tokens: float | None = None) -> float:

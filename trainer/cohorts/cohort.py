@@ -20,6 +20,7 @@ from torch import Tensor
 from trainer.architecture.counts import run_flops
 from trainer.cohorts.fused import Fused
 from trainer.cohorts.memory import micro_batch
+from trainer.cohorts.population import not_carried
 from trainer.config import RunConfig
 from trainer.data import Prepared
 from trainer.devices import pick_device
@@ -101,7 +102,10 @@ class Cohort:
                     "train it in another cohort."
                 )
         device = device or pick_device()
-        fused = (device.type == "cuda" and len(runs) > 1) if fused is None else fused
+        odd = not_carried(runs[0])
+        if fused and odd:
+            raise UserError(f"A fused cohort does not carry {', '.join(odd)}: its members are trained in turn.")
+        fused = (device.type == "cuda" and len(runs) > 1 and not odd) if fused is None else fused
         self.runs, self.data, self.device = list(runs), data, device
         self.engine = (Fused if fused else InTurn)(runs, data, device, compile)
         self.members = list(range(len(runs)))
