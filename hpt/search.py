@@ -33,6 +33,7 @@ from search.strategy import Stage
 from trainer.architecture.counts import parameters, run_flops
 from trainer.config import to_dict
 from trainer.data import check_enough, prepare
+from trainer.evals.suite import Suite
 
 
 def main(argv: Sequence[str]) -> int:
@@ -66,6 +67,13 @@ def make_ready(config: SearchConfig, begun: SearchConfig | None, console: Consol
         f"target [bold]{config.target}[/bold]: {short(n.total)} parameters ({short(n.non_embedding)} "
         f"non-embedding), {short(target.tokens)} tokens in {target.steps:,} steps, {run_flops(target):.3g} FLOPs"
     )
+    suite = Suite.of(config.tasks, data, config.task_limit)
+    if suite is not None:
+        read = suite.tokens(target)
+        console.print(
+            f"each finished trial is scored on {', '.join(suite.files)}, {config.task_limit} items of each: "
+            f"{short(read)} tokens read, {suite.flops(target, read) / run_flops(target):.2%} of a target run at its size"
+        )
     setup = Setup(
         config=config,
         slots=Slots.of(config),
@@ -74,6 +82,7 @@ def make_ready(config: SearchConfig, begun: SearchConfig | None, console: Consol
         data=data,
         directory=directory,
         resumed=begun is not None,
+        suite=suite,
         begun=begun,
     )
     strategy.plan(History(problem=make_problem(setup, {})))  # a budget that is hopeless in FLOPs is told at once
@@ -174,7 +183,7 @@ def calibrated(setup: Setup) -> tuple[Problem, Trial]:
     runs = list({run.model: run for run in wanted}.values())  # another batch is so many more micro-batches
     most = setup.cap.seconds_left(Spending(), free.cost.usd_per_hour) / 2
     measured, launch, seconds = calibrate_shapes(
-        runs, setup.data, setup.slots.gpu, setup.slots.threads, setup.config.pack, most
+        runs, setup.data, setup.slots.gpu, setup.slots.threads, setup.config.pack, most, setup.suite
     )
     timings = {
         shape_key(run): Timing(
@@ -218,6 +227,7 @@ def run_trials(setup: Setup, session: Session, stages: list[Stage], mirror: Mirr
             on_progress=screen.progress,
             on_trial=ended,
             last_words=screen.last_words,
+            suite=setup.suite,
         )
 
 

@@ -134,10 +134,13 @@ class CostModel:
     """By `shape_key`; other shapes are scaled from the nearest by FLOPs."""
     evaluations: int = 1
     """Validation passes a trial makes."""
+    task_tokens: int = 0
+    """That it reads to be scored on tasks; their time is in the timings' evaluation."""
 
     def forecast(self, run: RunConfig, tokens: float) -> Spending:
         """Cost of training `run` on `tokens`, with its evaluations."""
         flops = run_flops(run, tokens) + self.evaluations * evaluation_flops(run)
+        flops += self.task_tokens * flops_per_token(run.model) / 3
         timing = self.timing(run)
         seconds = flops / self.flops_per_second if self.flops_per_second else 0.0
         if timing is not None:

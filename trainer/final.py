@@ -237,7 +237,8 @@ class _Keeper:
 
     def row(self, report: Report) -> Row:
         """Of the log: the report, flat, with this run's clock."""
-        row = {key: value for key, value in asdict(report).items() if key not in ("status", "reason", "flops")}
+        left_out = ("status", "reason", "flops", "scores")
+        row = {key: value for key, value in asdict(report).items() if key not in left_out}
         row["seconds"] = round(self.before + time.monotonic() - self.began, 3)
         tokens, seconds = self.last
         if report.tokens > tokens:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,6 +50,8 @@ class Report:
     """Spent since then, evaluations not counted."""
     reason: str = ""
     """Why it diverged or stopped."""
+    scores: dict[str, float] = field(default_factory=dict[str, float])
+    """On tasks, by TASK/SCORE, where a finished member of a cohort was asked for them."""
 
 
 class Training:

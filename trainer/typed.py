@@ -21,12 +21,17 @@ def later(default: T) -> T:
     return dataclasses.field(default=default, metadata={"later": True})  # type: ignore[return-value]
 
 
+def later_dict() -> dict[str, Any]:
+    """The same of a dict that is empty by default."""
+    return dataclasses.field(default_factory=dict, metadata={"later": True})
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """A dataclass as plain JSON values."""
     values = dict[str, Any]()
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if field.metadata.get("later") and value == field.default:
+        if field.metadata.get("later") and value in (field.default, {}):
             continue
         values[field.name] = _plain(value)
     return values

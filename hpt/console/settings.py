@@ -31,6 +31,7 @@ from trainer.config import RunConfig, from_dict, override
 from trainer.data import Prepared
 from trainer.devices import peak_speed, usable_cpus
 from trainer.errors import UserError
+from trainer.evals.suite import LIMIT, Suite
 from trainer.presets import preset
 
 RESERVE = 0.1
@@ -87,6 +88,10 @@ class SearchConfig(cli.Common):
     """Of MLflow; default: MLFLOW_TRACKING_URI, else SQLite in the working directory."""
     dry_run: bool = False
     """Only say what would be done, for how long and how much."""
+    tasks: tuple[str, ...] = ()
+    """Score every finished trial on these, such as hellaswag blimp; their cost is part of each trial's."""
+    task_limit: int = LIMIT
+    """Items of each task, spread evenly over its file."""
     grid: Grid = field(default_factory=Grid)
     hyperband: Hyperband = field(default_factory=Hyperband)
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
@@ -182,6 +187,8 @@ class Setup:
     data: Prepared
     directory: SearchDir
     resumed: bool
+    suite: Suite | None = None
+    """Tasks that trials are scored on."""
     begun: SearchConfig | None = None
     """Its configuration before it was topped up."""
 
@@ -208,6 +215,7 @@ def make_problem(setup: Setup, timings: dict[str, Timing], launch: float = 0.0) 
             usd_per_hour=config.usd_per_hour / slots.per_device,
             flops_per_second=0.0 if timings else peak_speed(setup.target) / slots.per_device,
             timings=timings,
+            task_tokens=setup.suite.tokens(setup.target) if setup.suite else 0,
         ),
         lr_range=config.lr_range,
         seed=config.seed,

@@ -121,4 +121,4 @@ def trial_metrics(trial: Trial) -> dict[str, float]:
         "tokens_per_second": trial.tokens_per_second or None,
         "flops": trial.flops,
     }
-    return {k: float(v) for k, v in values.items() if v is not None}
+    return {k: float(v) for k, v in {**values, **trial.scores}.items() if v is not None}

@@ -36,6 +36,7 @@ from trainer.cohorts.calibrate import Calibration  # noqa: E402
 from trainer.config import RunConfig  # noqa: E402
 from trainer.data import Prepared  # noqa: E402
 from trainer.errors import UserError  # noqa: E402
+from trainer.evals.suite import Suite  # noqa: E402
 from trainer.local_ray import RayHealth  # noqa: E402
 
 # Tune's snapshot of its own state is not used, and copying it can race with its renaming: that is nobody's business.
@@ -53,7 +54,13 @@ def resources(gpu: bool) -> dict[str, float]:
 
 
 def calibrate_shapes(
-    runs: list[RunConfig], data: Prepared, gpu: bool, threads: int, pack: int | None, most_seconds: float = math.inf
+    runs: list[RunConfig],
+    data: Prepared,
+    gpu: bool,
+    threads: int,
+    pack: int | None,
+    most_seconds: float = math.inf,
+    suite: Suite | None = None,
 ) -> tuple[list[Calibration], float, float]:
     """Twenty steps of each run, one after the other, where trials will run; packs as trainer.cohorts has them.
 
@@ -63,7 +70,7 @@ def calibrate_shapes(
     remote = ray.remote(num_cpus=1, num_gpus=1 if gpu else 0)(calibrate_here)
     began, found, launch = time.monotonic(), list[Calibration](), 0.0
     for run in runs:
-        task = remote.remote(run, data, threads, pack)
+        task = remote.remote(run, data, threads, pack, suite)
         left = began + most_seconds - time.monotonic()
         try:
             found.append(ray.get(task, timeout=None if left == math.inf else max(0.1, left)))
@@ -89,6 +96,7 @@ def execute(
     on_progress: Callable[[Proposal, Progress], None],
     on_trial: Callable[[Trial], None],
     last_words: Callable[[str], None] = print,
+    suite: Suite | None = None,
 ) -> bool:
     """Run the session until it is over; every ended trial is in the directory before `on_trial` hears of it.
 
@@ -105,7 +113,7 @@ def execute(
     watch = Watch(desk, directory, loop.end, RayHealth().fault, last_words)
     loop.check = watch.check
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)  # or the workers would start one after the other
-    common = {"data": data, "checkpoints": str(directory.checkpoints), "threads": threads}
+    common = {"data": data, "checkpoints": str(directory.checkpoints), "threads": threads, "suite": suite}
     scratch = tempfile.mkdtemp(prefix="hpt-tune-")
     try:
         with watch.running():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from trainer.config import RunConfig
 from trainer.data import Prepared
 from trainer.devices import device_name, pick_device
 from trainer.errors import UserError
+from trainer.evals.suite import Suite
 from trainer.loop import Report
 
 
@@ -35,6 +36,8 @@ class Job:
     """torch threads; more than one only when a slot owns several cores."""
     compile: bool = False
     """By torch.compile."""
+    suite: Suite | None = None
+    """Tasks that a finished trial is scored on."""
 
 
 def together(one: Proposal, other: Proposal) -> bool:
@@ -60,6 +63,8 @@ class Progress:
     pack: int = 1
     """Proposals trained together, itself included."""
     trunk: int | None = None
+    scores: dict[str, float] = field(default_factory=dict[str, float])
+    """On tasks, by TASK/SCORE."""
     error: str = ""
     fatal: bool = False
     """The error would hit every other trial as well (a full disk, say)."""
@@ -83,6 +88,7 @@ class Progress:
             "device": self.device,
             "pack": self.pack,
             "trunk": self.trunk,
+            "scores": self.scores,
             "error": self.error,
         }
 
@@ -169,7 +175,7 @@ class _Pack:
 
     def __init__(self, proposals: list[Proposal], job: Job, device: torch.device) -> None:
         began, folder = time.perf_counter(), Path(job.checkpoints)
-        self.proposals = proposals
+        self.proposals, self.suite, self.task_tokens = proposals, job.suite, 0
         self.cohort = Cohort([p.run for p in proposals], job.data, device, compile=job.compile)
         _loaded(self.cohort, proposals, folder)
         self.trunks = {i: folder / f"{p.id}.safetensors" for i, p in enumerate(proposals) if p.keep}
@@ -178,7 +184,9 @@ class _Pack:
         self.startup = (time.perf_counter() - began) / len(proposals)
 
     def progress(self) -> Iterator[dict[str, Progress]]:
-        for reports in self.cohort.reports([p.horizon for p in self.proposals], trunks=self.trunks):
+        horizons, suite = [p.horizon for p in self.proposals], self.suite
+        look = None if suite is None else lambda model: suite.scores(model, self.proposals[0].run)
+        for reports in self.cohort.reports(horizons, trunks=self.trunks, look=look):
             yield {self.proposals[i].id: self._note(i, report) for i, report in reports.items()}
 
     def _note(self, member: int, report: Report) -> Progress:
@@ -187,6 +195,7 @@ class _Pack:
             train_curve.append((report.tokens, report.train_loss))
         if report.val_loss is not None:
             curve.append((report.tokens, report.val_loss))
+        evaluated = len(curve) * evaluation_flops(self.proposals[member].run) + self._tasks(member, report)
         return Progress(
             status=report.status,
             tokens=report.tokens,
@@ -196,12 +205,20 @@ class _Pack:
             curve=tuple(curve),
             train_curve=thinned(train_curve) if report.status != "running" else (),
             train_seconds=self.startup + report.seconds,
-            flops=report.flops + len(curve) * evaluation_flops(self.proposals[member].run),
+            flops=report.flops + evaluated,
             device=device_name(self.cohort.device),
             pack=len(self.proposals),
             trunk=self.cohort.saved_trunks.get(member),
+            scores=report.scores,
             error=report.reason,
         )
+
+    def _tasks(self, member: int, report: Report) -> float:
+        """FLOPs of a report's scores."""
+        if self.suite is None or not report.scores:
+            return 0.0
+        self.task_tokens = self.task_tokens or self.suite.tokens(self.proposals[member].run)
+        return self.suite.flops(self.proposals[member].run, self.task_tokens)
 
 
 def thinned(curve: list[tuple[int, float]], points: int = 200) -> tuple[tuple[int, float], ...]:
@@ -210,7 +227,16 @@ def thinned(curve: list[tuple[int, float]], points: int = 200) -> tuple[tuple[in
     return tuple(curve[::-1][::every][::-1])
 
 
-def calibrate_here(run: RunConfig, data: Prepared, threads: int, pack: int | None) -> Calibration:
+def calibrate_here(
+    run: RunConfig, data: Prepared, threads: int, pack: int | None, suite: Suite | None = None
+) -> Calibration:
+    """The tasks of the suite are part of a trial's evaluation."""
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
-    return calibrate(run, data, pack=pack, compile=None)
+    found = calibrate(run, data, pack=pack, compile=None)
+    if suite is None:
+        return found
+    began = time.perf_counter()
+    tasks = suite.seconds(run, suite.tokens(run))
+    total = found.total_seconds + time.perf_counter() - began
+    return replace(found, eval_seconds=found.eval_seconds + tasks, total_seconds=total)

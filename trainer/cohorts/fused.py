@@ -161,6 +161,14 @@ class Fused:
         self.slabs = [slab.kept(chosen) for slab in self.slabs]
         self._expose()
 
+    def model_of(self, index: int) -> Transformer:
+        """The member as a model of its own."""
+        model = Transformer(self.runs[index])
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(self.weights[name][index])
+        return model.to(self.device)
+
     def save(self, index: int, path: Path) -> None:
         """The member as a checkpoint of `trainer.loop.Training`."""
         tensors = {f"model.{name}": weight[index] for name, weight in self.weights.items()}
