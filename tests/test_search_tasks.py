@@ -106,7 +106,7 @@ def test_their_time_is_calibrated(data: Prepared) -> None:
     suite = Suite.of(("blimp",), data, 20)
     with_tasks, without = calibrate_here(RUN, data, 1, 1, suite), calibrate_here(RUN, data, 1, 1)
     torch.set_flush_denormal(False)
-    assert with_tasks.eval_seconds > 2 * without.eval_seconds and with_tasks.total_seconds > without.total_seconds
+    assert with_tasks.eval_seconds > 2 * without.eval_seconds
     key = shape_key(RUN)
     slow, fast = (
         CostModel(timings={key: Timing(step_seconds=0.1, eval_seconds=c.eval_seconds)}).forecast(RUN, RUN.tokens)
