@@ -97,8 +97,12 @@ def test_variants_are_made_as_large_as_the_baseline() -> None:
     variants = {
         "baseline": (), "deep": ("model.depth=6",), "narrow": ("model.width=48",), "gated": ("model.activation=geglu",),
         "fa": ("model.layout=aff",), "qk": ("model.qk_dim=8",), "neo": ("family=gptneo", "model.windows=0,32"),
-        "both": ("model.depth=2", "model.width=96"),
     }  # fmt: skip
+    both = {"baseline": (), "both": ("model.depth=2", "model.width=96")}
+    large = plan(base, both, (1.0,), 1, 1e-3, "parameters")["both", 1.0, 0].model
+    assert (large.depth, large.width) == (2, 96) and large.hidden < 4 * 96
+    with pytest.raises(UserError, match="by its ffn it comes no nearer than .13% flops"):
+        plan(base, both, (1.0,), 1, 1e-3, "flops")  # the head alone costs more
     for match, measure in (("parameters", size_of), ("flops", flops_of)):
         runs = plan(base, variants, (0.25, 1.0), 2, 1e-3, match)  # type: ignore[arg-type]
         for (name, level, seed), run in runs.items():
@@ -106,7 +110,6 @@ def test_variants_are_made_as_large_as_the_baseline() -> None:
         largest = {name: runs[name, 1.0, 0].model for name in variants}
         assert largest["deep"].depth == 6 and largest["deep"].width < 64  # the knob stays, the width gives way
         assert largest["narrow"].width == 48 and largest["narrow"].depth > 3
-        assert (largest["both"].depth, largest["both"].width) == (2, 96) and largest["both"].hidden < 4 * 96
         lines = adjusted(runs, variants, match)  # type: ignore[arg-type]
         assert any(line.startswith("deep, level 1: width 64 -> ") and line.endswith(match) for line in lines)
     with pytest.raises(UserError, match="leaves nothing by which"):

@@ -241,6 +241,11 @@ def latex(found: Found) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def tables_latex(headers: Sequence[str], rows: Rows, caption: str) -> str:
+    """One table for a paper, by booktabs."""
+    return _tex(headers, rows, caption) + "\n"
+
+
 def _tex(headers: Sequence[str], rows: Rows, caption: str) -> str:
     def line(cells: Sequence[str]) -> str:
         return " & ".join(_escaped(cell) for cell in cells) + r" \\"

@@ -24,6 +24,8 @@ LR_EXPONENT = -0.2
 """d ln lr* / d ln C where N and D grow alike: Step Law's N^-0.713 D^0.307 (arXiv 2503.04715)."""
 CLOSE = 0.02
 """Within which two sizes count as equal."""
+REFUSED = 0.1
+"""Beyond which they are not equal at all."""
 MOST = 4
 """Times as wide or deep as it was is looked at."""
 
@@ -78,8 +80,12 @@ def matched(run: RunConfig, base: RunConfig, changes: Sequence[str], match: Matc
         )
     found = min(_resized(run, free[0]), key=lambda other: abs(math.log(measure(other) / wanted)))
     if abs(measure(found) / wanted - 1) > CLOSE and len(free) > 1:  # a layer is too much: the feed-forward part's width
-        finer = min(_resized(found, free[-1]), key=lambda other: abs(math.log(measure(other) / wanted)))
-        return finer
+        found = min(_resized(found, free[-1]), key=lambda other: abs(math.log(measure(other) / wanted)))
+    if (off := measure(found) / wanted - 1) and abs(off) > REFUSED:
+        raise UserError(
+            f"A variant with {', '.join(changes)} cannot be made as large as the baseline: by its "
+            f"{free[0]} it comes no nearer than {off:+.0%} {match}; leave --match out, or set less of its shape."
+        )
     return found
 
 
