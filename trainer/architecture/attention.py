@@ -68,7 +68,7 @@ class Attention(nn.Module):
         batch, time, _ = x.shape
         q, k, v = self._heads(self.qkv(x))
         if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
+            q, k = self.q_norm(q.float()).to(v.dtype), self.k_norm(k.float()).to(v.dtype)
         if rope is not None:
             q, k = rotate(q, rope), rotate(k, rope)
         if cache is not None:
