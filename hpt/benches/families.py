@@ -47,10 +47,9 @@ def sizes(options: Options) -> dict[str, RunConfig]:
     if options.device.type == "cpu":
         small = replace(shapes(options)["0.4M"], precision="auto")
         course = gpt2(4, 512, 8)
-        nine = replace(
-            course, model=replace(course.model, context=512, vocabulary=10_000, ffn=1024), batch=4096, lr=1e-3
-        )
-        long = replace(nine, model=replace(nine.model, width=256, heads=4, context=2048), batch=4096)
+        shape = replace(course.model, context=512, vocabulary=10_000, ffn=1024)
+        nine = replace(course, model=shape, batch=2048, lr=1e-3)
+        long = replace(nine, model=replace(shape, width=256, heads=4, context=2048))
         return {"2x64, context 128": small, "4x512, context 512": nine, "4x256, context 2048": long}
     large = replace(gpt2(12, 768, 12), batch=65536, lr=1e-3)
     long = replace(large, model=replace(large.model, context=4096), batch=65536)
