@@ -13,9 +13,14 @@ from tokens_made import make_data
 from hpt.reports.gather import Found
 from hpt.reports.text import trial_headers, trial_rows
 from hpt.tracking.views import trial_metrics
-from search.budget import CostModel, Timing, shape_key
+from search.budget import Budget, CostModel, Timing, shape_key
+from search.execution.session import Session
 from search.execution.worker import Job, Progress, Worker, calibrate_here
-from search.records import Proposal, Trial
+from search.records import Problem, Proposal, Trial
+from search.strategies.early_stopping import EarlyStopping
+from search.strategies.model_scaling import ModelScaling
+from search.strategy import Done, Strategy
+from trainer.architecture.counts import run_flops
 from trainer.cohorts.cohort import Cohort
 from trainer.config import DataConfig, ModelConfig, RunConfig, override
 from trainer.data import Prepared
@@ -150,3 +155,27 @@ def test_the_table_has_a_column_a_task() -> None:
 def test_tasks_that_cannot_be_scored_are_told_at_once(data: Prepared, tasks: tuple[str, ...], match: str) -> None:
     with pytest.raises(UserError, match=match):
         Suite.of(tasks, data)
+
+
+@pytest.mark.parametrize("strategy", [ModelScaling(), EarlyStopping()], ids=["model-scaling", "early-stopping"])
+def test_a_masked_target_is_searched_as_any_other(strategy: Strategy, data: Prepared, tmp_path: Path) -> None:
+    """Plan, trials, law, recommendation and budget, without Ray: the session asks, a worker trains."""
+    target = override(BERT, ["data.pack=documents", "tokens=6400", "lr=none"])
+    suite = Suite.of(("blimp",), data, 4)
+    assert suite is not None
+    cost = CostModel(task_tokens=suite.tokens(target))
+    budget = Budget(flops=12 * run_flops(target))
+    problem = Problem(target=target, budget=budget, cost=cost, lr_range=(1e-3, 1e-1))
+    session = Session(strategy, problem)
+    assert sum(stage.cost.flops for stage in strategy.plan(session.history)) <= budget.flops  # type: ignore[operator]
+    while proposals := session.next(4):
+        if isinstance(proposals, Done):
+            break
+        for proposal in proposals:
+            progress = work([proposal], data, tmp_path, suite)[proposal.id]
+            session.finish(session.billed(proposal, progress.outcome(), progress.train_seconds))
+    ended = session.history.finished
+    assert len(ended) >= 5 and all(t.run.objective == "masked" and t.scores for t in ended)
+    assert session.history.spent.flops <= budget.flops  # type: ignore[operator]
+    answer = strategy.recommend(session.history)
+    assert answer.lr is not None and 1e-4 < answer.lr < 1
