@@ -109,7 +109,7 @@ def test_tokens_are_those_that_are_read(data: Prepared) -> None:
 
 def test_their_time_is_calibrated(data: Prepared) -> None:
     suite = Suite.of(("blimp",), data, 20)
-    with_tasks, without = calibrate_here(RUN, data, 1, 1, suite), calibrate_here(RUN, data, 1, 1)
+    with_tasks, without = calibrate_here(RUN, data, 1, 1, suite), calibrate_here(RUN, data, 1, 1, None)
     torch.set_flush_denormal(False)
     assert with_tasks.eval_seconds > 2 * without.eval_seconds
     key = shape_key(RUN)

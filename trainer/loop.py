@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -137,17 +138,19 @@ class Training:
         for part in parts:
             size = len(part) or 1
             if whole is None:
-                read = batches.sequences(first + part.start, size)
-                tokens, targets, documents = model_inputs(run, data, read, self.device)
-                share = len(part) / sequences
-            else:
-                start = min(part.start, sequences - 1)
-                mine = whole.part(slice(start, start + size))
-                tokens, targets, documents = mine.to(self.device)
-                share = float(mine.asked.sum() / max(1, whole.asked.sum())) if part else 0.0
+                yield self._loss(batches.sequences(first + part.start, size)), len(part) / sequences
+                continue
+            start = min(part.start, sequences - 1)
+            mine = whole.part(slice(start, start + size))
             with self.autocast:
-                loss = self.loss_function(tokens, targets, documents)
-            yield loss, share
+                loss = self.loss_function(*mine.to(self.device))
+            yield loss, float(mine.asked.sum() / max(1, whole.asked.sum())) if part else 0.0
+
+    def _loss(self, sequences: np.ndarray) -> Tensor:
+        """Mean loss of the next tokens of sequences [B, context + 1]."""
+        tokens, targets, documents = model_inputs(self.run, self.data, sequences, self.device)
+        with self.autocast:
+            return self.loss_function(tokens, targets, documents)
 
     def evaluate(self) -> float:
         """Mean loss on the run's held-out tokens, nats a token: the same tokens for every run on this data."""

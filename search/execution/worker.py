@@ -228,7 +228,7 @@ def thinned(curve: list[tuple[int, float]], points: int = 200) -> tuple[tuple[in
 
 
 def calibrate_here(
-    run: RunConfig, data: Prepared, threads: int, pack: int | None, suite: Suite | None = None
+    run: RunConfig, data: Prepared, threads: int, pack: int | None, suite: Suite | None
 ) -> Calibration:
     """The tasks of the suite are part of a trial's evaluation."""
     torch.set_num_threads(threads)
