@@ -102,7 +102,7 @@ def check_table(checks: dict[str, list[Movement]]) -> Table:
 def sweep(base: RunConfig, config: MupConfig, console: Console) -> list[dict]:
     """One row a run, kept as they end; what `out` has already is not trained again."""
     path, data = config.out / "runs.jsonl", prepare(base.data, vocabulary=base.model.vocabulary)
-    check_enough(data, base.data, base.tokens)
+    check_enough(data, base.data, base.tokens, base.model.context)
     config.out.mkdir(parents=True, exist_ok=True)
     kept = read_json_lines(path) if path.exists() else []
     runs = [

@@ -59,7 +59,7 @@ def make_ready(config: SearchConfig, begun: SearchConfig | None, console: Consol
     directory = SearchDir(config.resume or next(free_directories(config)))
     with console.status("preparing data") as status:
         data = prepare(target.data, vocabulary=target.model.vocabulary, say=status.update)
-    check_enough(data, target.data, target.tokens)
+    check_enough(data, target.data, target.tokens, target.model.context)
     if begun is not None:
         check_same_data(directory.read_config().get("data", {}), fingerprint(data), directory.path)
     n = parameters(target.model)

@@ -116,7 +116,7 @@ def main(argv: Sequence[str]) -> int:
     plan = make_plan(config, run, out)
     with console.status("preparing data") as status:
         data = prepare(run.data, vocabulary=run.model.vocabulary, say=status.update)
-    check_enough(data, run.data, run.tokens)
+    check_enough(data, run.data, run.tokens, run.model.context)
     on_ray = config.workers is not None or "RAY_ADDRESS" in os.environ
     if config.dry_run:
         found = dry_run(plan, data, config.workers or 1, config.usd_per_hour, console)

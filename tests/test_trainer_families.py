@@ -145,6 +145,22 @@ def test_files_of_default_models_are_as_before() -> None:
         assert from_dict(RunConfig, to_dict(run)) == run
 
 
+def test_default_models_keep_their_names() -> None:
+    """Checkpoints go by them."""
+    block = [
+        "norm1.weight", "norm1.bias", "attention.qkv.weight", "attention.qkv.bias", "attention.out.weight",
+        "attention.out.bias", "norm2.weight", "norm2.bias", "feed_forward.up.weight", "feed_forward.up.bias",
+        "feed_forward.down.weight", "feed_forward.down.bias",
+    ]  # fmt: skip
+    blocks = [f"blocks.{i}.{name}" for i in range(3) for name in block]
+    found = [name for name, _ in Transformer(RUN).named_parameters()]
+    assert found == ["embedding.weight", "positions.weight", *blocks, "norm.weight", "norm.bias"]
+    llama = [name for name, _ in Transformer(run_of("llama")).named_parameters()]
+    part = ["norm1", "attention.qkv", "attention.out", "norm2", "feed_forward.up", "feed_forward.gate"]
+    blocks = [f"blocks.{i}.{name}.weight" for i in range(3) for name in (*part, "feed_forward.down")]
+    assert llama == ["embedding.weight", *blocks, "norm.weight", "head.weight"]
+
+
 CONTRADICTIONS = {
     ("model.causal=False", "objective=masked", "model.windows=0,16"): "model.windows=0,16 looks back from a token",
     ("model.positions=rope", "model.qk_dim=7"): "rope needs an even head size, and model.qk_dim is 7",

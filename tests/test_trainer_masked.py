@@ -11,10 +11,11 @@ import pytest
 import torch
 from tokens_made import make_data
 
+from hpt.convert import settings
 from trainer.architecture.model import Transformer
 from trainer.checkpoints.trained import keep_tokenizer, open_trained
 from trainer.config import DataConfig, ModelConfig, RunConfig, override, to_dict
-from trainer.data import Prepared, prepare
+from trainer.data import Prepared, check_enough, prepare
 from trainer.data.batches import DocumentBatches
 from trainer.data.masking import NOTHING, Masking
 from trainer.data.shards import write_shard
@@ -25,6 +26,7 @@ from trainer.evals.likelihood import Scorer, encode_pair
 from trainer.exchange import come, from_trained, leave, settle
 from trainer.inputs import make_inputs, train_batches
 from trainer.loop import Training
+from trainer.presets import preset
 
 CPU = torch.device("cpu")
 RULE = Masking(rate=0.15, masked=0.8, random=0.1, token=64, vocabulary=64, end_of_text=63)
@@ -113,6 +115,17 @@ def test_a_sequence_is_a_document_cut_or_padded(tmp_path: Path) -> None:
         DocumentBatches((tmp_path / "ends.bin",), 20, None, 63)
 
 
+def test_documents_are_counted_before_anything_is_trained(tmp_path: Path) -> None:
+    made = stories(tmp_path)
+    data = DataConfig(val_tokens=2000, pack="documents")
+    check_enough(made, data, 400 * 20, 20)
+    with pytest.raises(UserError, match="400 training documents, and the run reads 401 sequences .* data.epochs=2"):
+        check_enough(made, data, 400 * 20 + 1, 20)
+    check_enough(made, replace(data, epochs=2), 800 * 20, 20)
+    with pytest.raises(UserError, match="100 held-out documents, and evaluations read 101 .* data.val_tokens=2000"):
+        check_enough(made, replace(data, val_tokens=2020), 20, 20)
+
+
 def test_padding_changes_nothing(tmp_path: Path) -> None:
     """A document's features are those that it has alone."""
     model = Transformer(BERT).eval()
@@ -197,6 +210,8 @@ def test_it_leaves_with_its_mask_token_and_comes_back(trained: Path, tmp_path: P
     with torch.no_grad():
         torch.testing.assert_close(theirs(torch.tensor([ids])).logits, opened.model(torch.tensor([ids])), atol=1e-4,
                                    rtol=1e-4)  # fmt: skip
+    target = override(preset("llama-60m"), ["batch=240", *settings(opened.run).split()])  # as hpt.convert prints them
+    assert target.model == opened.run.model and target.objective == "masked"
     settle(come(tmp_path / "hf"), tmp_path / "again")
     again = open_trained(tmp_path / "again", CPU)
     assert again.run.objective == "masked" and again.encoding.n_vocab == 301

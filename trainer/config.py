@@ -6,7 +6,7 @@ D is `RunConfig.tokens`, the batch is in tokens, `lr` is the peak learning rate.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, TypeVar
 
 from trainer import families, typed
@@ -320,6 +320,16 @@ class RunConfig:
         kv = None if old.kv_heads is None else max(1, heads * old.kv_heads // old.heads)
         shape = replace(old, depth=depth, width=width, heads=heads, ffn=ffn, kv_heads=kv, qk_dim=qk, v_dim=v)
         return replace(self, model=shape)
+
+
+def knobs(run: RunConfig) -> dict[str, Any]:
+    """What a run sets beyond what GPT-2 and LLaMA need, by dotted field."""
+    found = dict[str, Any]()
+    for prefix, config in (("", run), ("model.", run.model), ("data.", run.data)):
+        later = [field for field in fields(config) if field.metadata.get("later")]
+        values = {field.name: getattr(config, field.name) for field in later}
+        found |= {f"{prefix}{f.name}": values[f.name] for f in later if values[f.name] != f.default}
+    return found
 
 
 def override(config: T, assignments: Iterable[str]) -> T:

@@ -75,7 +75,7 @@ class Trainer:
 
     def _trained(self, run: RunConfig) -> Row:
         data = prepare(run.data, vocabulary=run.model.vocabulary)
-        check_enough(data, run.data, run.tokens)
+        check_enough(data, run.data, run.tokens, run.model.context)
         suite = Suite.of(self.tasks, data, self.task_limit)
         training = Training(run, data)
         *_, last = training.reports()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import fields
 
 import torch
 import torch.nn.functional as F
@@ -17,18 +16,16 @@ from torch import Tensor
 from trainer.architecture.loss import linear_cross_entropy
 from trainer.architecture.model import FP32_ATTENTION, document_mask, rope_table, rotate
 from trainer.architecture.parametrisation import forward_scale
-from trainer.config import RunConfig, to_dict
+from trainer.config import RunConfig, knobs, written
 
 
 def not_carried(run: RunConfig) -> list[str]:
     """Settings of a run that this forward pass does not know, as NAME=VALUE: all that came after GPT-2 and LLaMA."""
-    found = []
-    for prefix, config in (("", run), ("model.", run.model), ("data.", run.data)):
-        later = [field.name for field in fields(config) if field.metadata.get("later")]
-        found += [f"{prefix}{name}={value}" for name, value in to_dict(config).items() if name in later]
     known = {"positions": ("learned", "rope"), "activation": ("gelu", "swiglu")}
-    odd = [(name, getattr(run.model, name)) for name, values in known.items() if getattr(run.model, name) not in values]
-    return [*(f"model.{name}={value}" for name, value in odd), *found]
+    odd = {
+        f"model.{name}": getattr(run.model, name) for name, few in known.items() if getattr(run.model, name) not in few
+    }
+    return [f"{name}={written(value)}" for name, value in {**odd, **knobs(run)}.items()]
 
 
 class PopulationModel:
