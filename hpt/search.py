@@ -32,8 +32,9 @@ from search.records import History, Problem, Trial
 from search.strategy import Stage
 from trainer.architecture.counts import parameters, run_flops
 from trainer.config import to_dict
-from trainer.data import check_enough, prepare
+from trainer.data import prepare
 from trainer.evals.suite import Suite
+from trainer.inputs import check_data
 
 
 def main(argv: Sequence[str]) -> int:
@@ -59,7 +60,7 @@ def make_ready(config: SearchConfig, begun: SearchConfig | None, console: Consol
     directory = SearchDir(config.resume or next(free_directories(config)))
     with console.status("preparing data") as status:
         data = prepare(target.data, vocabulary=target.model.vocabulary, say=status.update)
-    check_enough(data, target.data, target.tokens, target.model.context)
+    check_data(target, data)
     if begun is not None:
         check_same_data(directory.read_config().get("data", {}), fingerprint(data), directory.path)
     n = parameters(target.model)

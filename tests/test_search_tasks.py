@@ -160,7 +160,7 @@ def test_tasks_that_cannot_be_scored_are_told_at_once(data: Prepared, tasks: tup
 @pytest.mark.parametrize("strategy", [ModelScaling(), EarlyStopping()], ids=["model-scaling", "early-stopping"])
 def test_a_masked_target_is_searched_as_any_other(strategy: Strategy, data: Prepared, tmp_path: Path) -> None:
     """Plan, trials, law, recommendation and budget, without Ray: the session asks, a worker trains."""
-    target = override(BERT, ["data.pack=documents", "tokens=6400", "lr=none"])
+    target = override(BERT, ["data.pack=documents", "tokens=6400", "batch=256", "lr=none"])
     suite = Suite.of(("blimp",), data, 4)
     assert suite is not None
     cost = CostModel(task_tokens=suite.tokens(target))

@@ -66,7 +66,7 @@ def drawn(seed: int) -> RunConfig:
 
 RUNS = {family: override(BASE, [f"family={family}"]) for family in FAMILIES}
 RUNS["gptneo"] = override(RUNS["gptneo"], ["model.windows=0,8"])
-RUNS |= {f"drawn {seed}": drawn(seed) for seed in range(8)}
+RUNS |= {f"drawn {seed}": drawn(seed) for seed in range(6)}
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def shaken(model: Transformer) -> Transformer:
 
 
 @given(st.integers(100, 10**6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_counts_equal_the_instantiated_model(seed: int) -> None:
     run = drawn(seed)
     model = Transformer(run)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from trainer.config import RunConfig
-from trainer.data import Prepared
+from trainer.data import Prepared, check_enough
 from trainer.data.batches import Batches, DocumentBatches
 from trainer.data.masking import NOTHING, Masking
 from trainer.errors import UserError
@@ -37,6 +37,13 @@ class Inputs:
     def to(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
         tokens, targets = _moved(self.tokens, device), _moved(self.targets, device)
         return tokens, targets, None if self.documents is None else _moved(self.documents, device)
+
+
+def check_data(run: RunConfig, data: Prepared) -> None:
+    """UserError for a run that this data cannot feed: too few tokens or documents, no id for a mask."""
+    check_enough(data, run.data, run.tokens, run.model.context)
+    if run.objective == "masked":
+        masking(run, data)
 
 
 def train_batches(run: RunConfig, data: Prepared) -> Batches:

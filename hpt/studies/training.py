@@ -16,10 +16,11 @@ from hpt.reports.numbers import duration, short
 from hpt.studies.variants import Key, Runs
 from trainer.architecture.counts import parameters, run_flops
 from trainer.config import RunConfig, to_dict
-from trainer.data import check_enough, prepare
+from trainer.data import prepare
 from trainer.errors import UserError
 from trainer.evals.suite import Suite
 from trainer.files import read_json_lines
+from trainer.inputs import check_data
 from trainer.loop import Training
 
 Row = dict[str, Any]
@@ -75,7 +76,7 @@ class Trainer:
 
     def _trained(self, run: RunConfig) -> Row:
         data = prepare(run.data, vocabulary=run.model.vocabulary)
-        check_enough(data, run.data, run.tokens, run.model.context)
+        check_data(run, data)
         suite = Suite.of(self.tasks, data, self.task_limit)
         training = Training(run, data)
         *_, last = training.reports()
