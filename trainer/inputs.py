@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +38,13 @@ class Inputs:
     def to(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
         tokens, targets = _moved(self.tokens, device), _moved(self.targets, device)
         return tokens, targets, None if self.documents is None else _moved(self.documents, device)
+
+
+def stacked(parts: Sequence[Inputs]) -> Inputs:
+    """Of the same run, one behind the other."""
+    documents = [part.documents for part in parts if part.documents is not None]
+    tokens, targets = (np.concatenate([getattr(part, name) for part in parts]) for name in ("tokens", "targets"))
+    return Inputs(tokens, targets, np.concatenate(documents) if documents else None)
 
 
 def check_data(run: RunConfig, data: Prepared) -> None:

@@ -18,7 +18,7 @@ from trainer.errors import UserError
 from trainer.evals.files import spread
 from trainer.evals.likelihood import BATCH_TOKENS, Scorer, log_probabilities
 from trainer.evals.score import Score, mean_score
-from trainer.inputs import Inputs, make_inputs, val_batches
+from trainer.inputs import Inputs, make_inputs, stacked, val_batches
 
 
 def evaluate_run(scorer: Scorer, run: RunConfig, limit: int | None) -> list[Score]:
@@ -87,17 +87,19 @@ def _bits(loss: Score, factor: float) -> Score:
 
 @torch.no_grad()
 def _asked(scorer: Scorer, inputs: list[Inputs]) -> Score:
-    """The mean loss of what is asked for in sequences one by one; a sequence may ask for more than another."""
-    sums, counts = [], []
-    for done, one in enumerate(inputs, start=1):
-        tokens, targets, documents = one.to(scorer.device)
+    """The mean loss of what is asked for in sequences; one may ask for more than another."""
+    sums, counts = list[float](), [int(one.asked.sum()) for one in inputs]
+    rows = max(1, (scorer.batch_tokens or BATCH_TOKENS.get(scorer.device.type, 4096)) // inputs[0].tokens.shape[1])
+    for first in range(0, len(inputs), rows):
+        some = inputs[first : first + rows]
+        tokens, targets, documents = stacked(some).to(scorer.device)
         features = scorer.model.features(tokens, documents, targets=targets)
         values, _ = log_probabilities(scorer.model, features, targets[targets != NOTHING])
-        sums.append(-float(values.double().sum()))
-        counts.append(len(values))
-        scorer.progress(done, len(inputs))
-    total, mean = max(1, sum(counts)), sum(sums) / max(1, sum(counts))
-    if not math.isfinite(mean):
+        parts = np.split(values.double().cpu().numpy(), np.cumsum(counts[first : first + rows])[:-1])
+        sums += [-float(part.sum()) for part in parts]
+        scorer.progress(first + len(some), len(inputs))
+    total = max(1, sum(counts))
+    if not math.isfinite(mean := sum(sums) / total):
         raise UserError("The model's loss is not finite: its training diverged; use another checkpoint.")
     off = np.array(sums) - mean * np.array(counts)  # of a ratio of sums over sequences
     error = float(np.std(off, ddof=1)) * math.sqrt(len(off)) / total if len(off) > 1 else None
