@@ -14,7 +14,7 @@ from rich.console import Console
 
 from hpt.console import cli
 from hpt.studies.training import FURTHER, Row, Trainer, sweep, tuned
-from hpt.studies.variants import BASELINE, Changes, Match, Runs, adjusted, comparable, parse, plan
+from hpt.studies.variants import BASELINE, Changes, Match, Runs, adjusted, comparable, named, parse, plan
 from hpt.studies.verdicts import LOSS, metrics_of, page, summary, table, verdict_of
 from scaling.ablation import Verdict
 from trainer.architecture.counts import run_flops
@@ -107,10 +107,8 @@ def say_plan(config: AblateConfig, base: RunConfig, runs: Runs, variants: Change
         counts += f", and sweeps of {config.tune_lr} lrs a variant for {extra:.2f} at most"
     console.print(f"{len(runs)} runs: {counts}, {cost:.2f} target runs")
     for name, changes in variants.items():
-        if len(changes) > 1:
-            console.print(
-                f"{name} changes {len(changes)} things at once: which of them matters is confounded", style="yellow"
-            )
+        if (count := len(named(changes))) > 1:
+            console.print(f"{name} changes {count} things at once: which of them matters is confounded", style="yellow")
     if config.match != "none":
         for line in adjusted(runs, variants, config.match):
             console.print(line)
