@@ -70,11 +70,11 @@ def make_ready(config: SearchConfig, begun: SearchConfig | None, console: Consol
     )
     suite = Suite.of(config.tasks, data, config.task_limit)
     if suite is not None:
-        read = suite.tokens(target)
-        share = suite.flops(target, read) / run_flops(target)
+        read = suite.reading(target)
+        share = read.flops(target) / run_flops(target)
         console.print(
             f"each finished trial is scored on {', '.join(suite.files)}, {config.task_limit} items of each: "
-            f"{short(read)} tokens read, at the target's size {share:.2%} of a target run"
+            f"{short(read.tokens)} tokens read, at the target's size {share:.2%} of a target run"
         )
     setup = Setup(
         config=config,

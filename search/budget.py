@@ -136,11 +136,13 @@ class CostModel:
     """Validation passes a trial makes."""
     task_tokens: int = 0
     """That it reads to be scored on tasks; their time is in the timings' evaluation."""
+    task_share: float = 1.0
+    """Of them, that the output head sees."""
 
     def forecast(self, run: RunConfig, tokens: float) -> Spending:
         """Cost of training `run` on `tokens`, with its evaluations."""
         flops = run_flops(run, tokens) + self.evaluations * evaluation_flops(run)
-        flops += self.task_tokens * flops_per_token(run.model) / 3
+        flops += self.task_tokens * flops_per_token(run.model, self.task_share) / 3
         timing = self.timing(run)
         seconds = flops / self.flops_per_second if self.flops_per_second else 0.0
         if timing is not None:

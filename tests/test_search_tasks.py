@@ -72,7 +72,7 @@ def test_every_trial_has_its_scores_and_pays_for_them(run: RunConfig, data: Prep
     proposals = [Proposal(id=f"p{lr}", run=replace(run, lr=lr, warmup=0, clip=0), horizon=run.tokens) for lr in lrs]
     found, bare = work(proposals, data, tmp_path, suite), work(proposals, data, tmp_path, None)
     encoding = load_tokenizer(data.tokenizer)
-    tokens = suite.tokens(run)
+    reading = suite.reading(run)
     for proposal in proposals[:2]:
         progress, without = found[proposal.id], bare[proposal.id]
         assert progress.loss == without.loss
@@ -82,8 +82,8 @@ def test_every_trial_has_its_scores_and_pays_for_them(run: RunConfig, data: Prep
             for score in evaluate(alone.model, encoding, task, file, 20):
                 if "/" not in score.name:
                     assert progress.scores[f"{task}/{score.name}"] == score.value
-        assert progress.flops == without.flops + suite.flops(run, tokens)
-        cost = CostModel(task_tokens=tokens)
+        assert progress.flops == without.flops + reading.flops(run)
+        cost = CostModel(task_tokens=reading.tokens, task_share=reading.share)
         assert cost.forecast(proposal.run, run.tokens).flops == pytest.approx(progress.flops)
         trial = Trial(id=proposal.id, run=proposal.run, horizon=run.tokens, **progress.outcome())
         assert Trial.from_json(json.loads(json.dumps(trial.to_json()))) == trial
@@ -104,7 +104,8 @@ def test_tokens_are_those_that_are_read(data: Prepared) -> None:
                 model, load_tokenizer(data.tokenizer), task, file, 20, progress=lambda done, _, s=seen: s.append(done)
             )
             read += seen[-1]
-        assert suite.tokens(run) == read
+        assert suite.reading(run).tokens == read
+        assert 0 < suite.reading(run).share < (1 if run is RUN else 0.2)
 
 
 def test_their_time_is_calibrated(data: Prepared) -> None:
@@ -163,7 +164,8 @@ def test_a_masked_target_is_searched_as_any_other(strategy: Strategy, data: Prep
     target = override(BERT, ["data.pack=documents", "tokens=6400", "batch=256", "lr=none"])
     suite = Suite.of(("blimp",), data, 4)
     assert suite is not None
-    cost = CostModel(task_tokens=suite.tokens(target))
+    reading = suite.reading(target)
+    cost = CostModel(task_tokens=reading.tokens, task_share=reading.share)
     budget = Budget(flops=12 * run_flops(target))
     problem = Problem(target=target, budget=budget, cost=cost, lr_range=(1e-3, 1e-1))
     session = Session(strategy, problem)

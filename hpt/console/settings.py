@@ -31,7 +31,7 @@ from trainer.config import RunConfig, from_dict, override
 from trainer.data import Prepared
 from trainer.devices import peak_speed, usable_cpus
 from trainer.errors import UserError
-from trainer.evals.suite import LIMIT, Suite
+from trainer.evals.suite import LIMIT, Reading, Suite
 from trainer.presets import preset
 
 RESERVE = 0.1
@@ -207,6 +207,7 @@ def override_data(run: RunConfig, corpus: str | None, tokenizer: str | None) -> 
 def make_problem(setup: Setup, timings: dict[str, Timing], launch: float = 0.0) -> Problem:
     """What the strategy is asked. launch: seconds that one worker takes to start."""
     config, slots = setup.config, setup.slots
+    read = setup.suite.reading(setup.target) if setup.suite else Reading(0, 1.0)
     planned = config if setup.strategy.grows else setup.begun or config
     return Problem(
         target=setup.target,
@@ -215,7 +216,8 @@ def make_problem(setup: Setup, timings: dict[str, Timing], launch: float = 0.0) 
             usd_per_hour=config.usd_per_hour / slots.per_device,
             flops_per_second=0.0 if timings else peak_speed(setup.target) / slots.per_device,
             timings=timings,
-            task_tokens=setup.suite.tokens(setup.target) if setup.suite else 0,
+            task_tokens=read.tokens,
+            task_share=read.share,
         ),
         lr_range=config.lr_range,
         seed=config.seed,

@@ -83,7 +83,7 @@ class Trainer:
         row: Row = {"flops": run_flops(run), "loss": last.val_loss, "seconds": last.seconds, "status": last.status}
         if suite is not None and last.val_loss is not None:
             row["scores"] = suite.scores(training.model, run)
-            row["task_flops"] = suite.flops(run, suite.tokens(run))
+            row["task_flops"] = suite.reading(run).flops(run)
         if last.reason:
             row["reason"] = last.reason
         return {**row, "run": json.loads(_key(run))}

@@ -175,7 +175,7 @@ class _Pack:
 
     def __init__(self, proposals: list[Proposal], job: Job, device: torch.device) -> None:
         began, folder = time.perf_counter(), Path(job.checkpoints)
-        self.proposals, self.suite, self.task_tokens = proposals, job.suite, 0
+        self.proposals, self.suite, self.reading = proposals, job.suite, None
         self.cohort = Cohort([p.run for p in proposals], job.data, device, compile=job.compile)
         _loaded(self.cohort, proposals, folder)
         self.trunks = {i: folder / f"{p.id}.safetensors" for i, p in enumerate(proposals) if p.keep}
@@ -217,8 +217,9 @@ class _Pack:
         """FLOPs of a report's scores."""
         if self.suite is None or not report.scores:
             return 0.0
-        self.task_tokens = self.task_tokens or self.suite.tokens(self.proposals[member].run)
-        return self.suite.flops(self.proposals[member].run, self.task_tokens)
+        run = self.proposals[member].run
+        self.reading = self.reading or self.suite.reading(run)
+        return self.reading.flops(run)
 
 
 def thinned(curve: list[tuple[int, float]], points: int = 200) -> tuple[tuple[int, float], ...]:
@@ -227,9 +228,7 @@ def thinned(curve: list[tuple[int, float]], points: int = 200) -> tuple[tuple[in
     return tuple(curve[::-1][::every][::-1])
 
 
-def calibrate_here(
-    run: RunConfig, data: Prepared, threads: int, pack: int | None, suite: Suite | None
-) -> Calibration:
+def calibrate_here(run: RunConfig, data: Prepared, threads: int, pack: int | None, suite: Suite | None) -> Calibration:
     """The tasks of the suite are part of a trial's evaluation."""
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
@@ -237,6 +236,6 @@ def calibrate_here(
     if suite is None:
         return found
     began = time.perf_counter()
-    tasks = suite.seconds(run, suite.tokens(run))
+    tasks = suite.seconds(run)
     total = found.total_seconds + time.perf_counter() - began
     return replace(found, eval_seconds=found.eval_seconds + tasks, total_seconds=total)

@@ -28,6 +28,20 @@ LEADING = ("acc_norm", "acc", "perplexity", "loss")
 """Which score of a task stands for it in a table: the first that it has."""
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What scoring a model takes."""
+
+    tokens: int
+    """That it reads, once or (masked) again and again."""
+    share: float
+    """Of them, whose features go through the output head."""
+
+    def flops(self, run: RunConfig) -> float:
+        """Forward only."""
+        return flops_per_token(run.model, self.share) / 3 * self.tokens
+
+
 @dataclass(frozen=True, kw_only=True)
 class Suite:
     """Tasks with their files, and the tokenizer that they are read by."""
@@ -64,24 +78,22 @@ class Suite:
         model.train(training)
         return found
 
-    def tokens(self, run: RunConfig) -> int:
-        """That a model of this context reads for all tasks."""
+    def reading(self, run: RunConfig) -> Reading:
+        """What a model of this context reads for all tasks."""
         counting = _Counting(model=_Shape(run), encoding=load_tokenizer(self.tokenizer))  # type: ignore[arg-type]
         for task, file in self.files.items():
             EVALUATORS[task].score(counting, file, self.limit)
-        return counting.seen[0]
+        tokens, asked = counting.seen
+        return Reading(tokens, asked / max(1, tokens))
 
-    def flops(self, run: RunConfig, tokens: int) -> float:
-        """Of reading so many tokens (forward only; the head reads fewer, and is counted for all)."""
-        return flops_per_token(run.model) / 3 * tokens
-
-    def seconds(self, run: RunConfig, tokens: int) -> float:
+    def seconds(self, run: RunConfig) -> float:
         """That it takes here, by a few items of each task."""
+        tokens = self.reading(run).tokens
         model, some = Transformer(run).to(pick_device()), replace(self, limit=min(SAMPLE, self.limit))
         some.scores(model, run)  # caches and allocators are cold
         began = time.perf_counter()
         some.scores(model, run)
-        return (time.perf_counter() - began) * tokens / max(1, some.tokens(run))
+        return (time.perf_counter() - began) * tokens / max(1, some.reading(run).tokens)
 
 
 def leading(scores: Mapping[str, float]) -> dict[str, float]:
@@ -101,13 +113,14 @@ class _Shape:
 
 @dataclass(frozen=True, kw_only=True)
 class _Counting(Scorer):
-    """Counts the tokens that it would read."""
+    """Counts the tokens that it would read, and those that it would ask for."""
 
-    seen: list[int] = field(default_factory=lambda: [0])
+    seen: list[int] = field(default_factory=lambda: [0, 0])
 
     def of_tokens(self, pairs: Sequence[tuple[list[int], list[int]]]) -> tuple[np.ndarray, np.ndarray]:
         context, causal = self.model.config.context, self.model.config.causal
         for pair in pairs:
             for tokens, count in cut(*pair, context if causal else context - 1):
                 self.seen[0] += len(tokens) - 1 if causal else len(tokens) * count
+                self.seen[1] += count
         return np.zeros(len(pairs)), np.ones(len(pairs), bool)
