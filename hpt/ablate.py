@@ -4,35 +4,26 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
-from rich.box import SIMPLE
 from rich.console import Console
-from rich.table import Table
 
 from hpt.console import cli
-from hpt.reports.chart import Chart
-from hpt.reports.numbers import duration, short
-from scaling.ablation import Verdict, judge, power_law
-from search.shapes.ladder import scaled
-from trainer.architecture.counts import parameters, run_flops
-from trainer.config import RunConfig, override, to_dict
-from trainer.data import check_enough, prepare
+from hpt.studies.training import FURTHER, Row, Trainer, sweep, tuned
+from hpt.studies.variants import BASELINE, Changes, Match, Runs, adjusted, comparable, named, parse, plan
+from hpt.studies.verdicts import LOSS, metrics_of, page, summary, table, verdict_of
+from scaling.ablation import Verdict
+from trainer.architecture.counts import run_flops
+from trainer.config import RunConfig, override
+from trainer.data import prepare
 from trainer.errors import UserError
-from trainer.files import read_json_lines, write_atomic
-from trainer.loop import train
+from trainer.evals.suite import LIMIT, Suite
+from trainer.files import write_atomic
 from trainer.presets import preset
-
-Runs = dict[tuple[str, float, int], RunConfig]
-"""By variant, level and seed."""
-LR_EXPONENT = -0.2
-"""d ln lr* / d ln C where N and D grow alike: Step Law's N^-0.713 D^0.307 (arXiv 2503.04715). The same for every
-variant: where a variant wants another lr, that is part of what is compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +46,16 @@ class AblateConfig(cli.Common):
     """Most FLOPs in all, in runs of the target; refused before anything is trained where the plan needs more."""
     out: Path = Path("ablations")
     """Holds runs.jsonl (what is there is not trained again), verdict.json and report.html."""
+    match: Match = "none"
+    """parameters (without embeddings) or flops (a token): variants are made as large as the baseline by their width,
+    depth or feed-forward part, the first that the variant does not set itself."""
+    tune_lr: int = 0
+    """So many lrs a factor of 2 apart are tried for every variant at the lowest level, and each gets its own best one
+    at all levels; 0: all train at --lr, which one comparison cannot tell from the variant itself."""
+    tasks: tuple[str, ...] = ()
+    """Score every run on these as well, such as hellaswag blimp."""
+    task_limit: int = LIMIT
+    """Items of each task, spread evenly over its file."""
     dry_run: bool = False
     """Only say what would be done, and for how much."""
 
@@ -63,149 +64,109 @@ def main(argv: Sequence[str]) -> int:
     config = cli.parse(AblateConfig, argv, "hpt.ablate")
     console = config.console()
     base = override(preset(config.target), config.set)
-    variants = {"baseline": (), **dict(map(parse, config.variant))}
-    runs = plan(config, base, variants)
+    variants = {BASELINE: (), **dict(map(parse, config.variant))}
+    check(config)
+    runs = plan(base, variants, config.levels, config.seeds, config.lr, config.match)
+    cost = say_plan(config, base, runs, variants, console)
+    if config.dry_run:
+        config.answer({"runs": len(runs), "target_runs": cost}, f"{len(runs)} runs, {cost:.2f} target runs")
+        return 0
+    if config.tasks:  # a missing file is told before anything is trained
+        Suite.of(config.tasks, prepare(base.data, vocabulary=base.model.vocabulary), config.task_limit)
+    trainer = Trainer(config.out / "runs.jsonl", console, config.tasks, config.task_limit)
+    sweeps = [run for runs in sweep(runs, config.tune_lr).values() for _, run in runs] if config.tune_lr else []
+    trainer.left_flops = sum(run_flops(run) for run in (*runs.values(), *sweeps) if trainer.known(run) is None)
+    factors = dict[str, float]()
+    if config.tune_lr:
+        runs, factors = tuned(trainer, runs, config.tune_lr)
+        for name, factor in factors.items():
+            console.print(f"{name}: its own best lr is {factor:.2f} x the one given, by {config.tune_lr} runs or more")
+    conclude(config, [trainer.row(key, run) for key, run in runs.items()], runs, factors, console)
+    return 0
+
+
+def check(config: AblateConfig) -> None:
+    """UserError for what makes no ablation."""
+    if config.seeds < 2 or len(set(config.levels)) < 2 or not all(0 < level <= 1 for level in config.levels):
+        raise UserError("An ablation needs two or more --seeds, and two or more --levels in (0, 1].")
+    if config.tune_lr and config.tune_lr < 3:
+        raise UserError(f"--tune-lr {config.tune_lr} lrs show no lowest loss between others: give 3 or more, or 0.")
+    if not 0 < config.lr < math.inf:
+        raise UserError(f"--lr {config.lr:g} must be a positive number.")
+
+
+def say_plan(config: AblateConfig, base: RunConfig, runs: Runs, variants: Changes, console: Console) -> float:
+    """Its cost in target runs; UserError where that is more than --budget-runs."""
     cost = sum(run_flops(run) for run in runs.values()) / run_flops(base)
     counts = f"{len(variants)} variants x {len(config.levels)} levels x {config.seeds} seeds"
+    if config.tune_lr:
+        swept = [(run, len(planned)) for planned in sweep(runs, config.tune_lr).values() for _, run in planned]
+        ends = FURTHER / config.tune_lr  # where every sweep has to be taken further
+        extra = sum(run_flops(run) for run, _ in swept) * (1 + ends) / run_flops(base)
+        cost += extra
+        counts += f", and sweeps of {config.tune_lr} lrs a variant for {extra:.2f} at most"
     console.print(f"{len(runs)} runs: {counts}, {cost:.2f} target runs")
     for name, changes in variants.items():
-        if len(changes) > 1:
-            console.print(
-                f"{name} changes {len(changes)} things at once: which of them matters is confounded", style="yellow"
-            )
+        if (count := len(named(changes))) > 1:
+            console.print(f"{name} changes {count} things at once: which of them matters is confounded", style="yellow")
+    if config.match != "none":
+        for line in adjusted(runs, variants, config.match):
+            console.print(line)
+    if not config.tune_lr:
+        console.print(
+            "all variants train at the baseline's lr: a gap may be one of lrs (confounded); --tune-lr 3 gives each its "
+            "own",
+            style="yellow",
+        )
     if config.budget_runs is not None and cost > config.budget_runs:
         raise UserError(
             f"The ablation costs {cost:.2f} target runs and --budget-runs is {config.budget_runs:g}: raise it, or use "
             "fewer --seeds, --levels or variants."
         )
-    if config.dry_run:
-        config.answer({"runs": len(runs), "target_runs": cost}, f"{len(runs)} runs, {cost:.2f} target runs")
-        return 0
-    rows = execute(config, runs, console)
-    verdicts = {name: verdict_of(rows, name) for name in variants if name != "baseline"}
-    console.print(table(rows, verdicts))
-    content = {
-        n: {"sentence": v.sentence(), "gap": v.gap, "error": v.error, "gaps": v.gaps} for n, v in verdicts.items()
-    }
-    write_atomic(config.out / "verdict.json", json.dumps(content, indent=2).encode())
-    write_atomic(config.out / "report.html", page(rows, verdicts).encode())
-    for name, verdict in verdicts.items():
-        console.print(f"[bold]{name}[/bold]: {verdict.sentence()}")
-    console.print(f"written: {config.out}/runs.jsonl, verdict.json, report.html")
-    config.answer(content, "\n".join(f"{name}: {verdict['sentence']}" for name, verdict in content.items()))
-    return 0
-
-
-def parse(text: str) -> tuple[str, tuple[str, ...]]:
-    """NAME:KEY=VALUE,... -> (name, assignments)."""
-    name, colon, changes = text.partition(":")
-    if not colon or not name or name == "baseline" or not all("=" in c for c in changes.split(",")):
+    level, seed = max(config.levels), base.seed
+    odd = [name for name in variants if not comparable(runs[name, level, seed], runs[BASELINE, level, seed])]
+    if odd and not config.tasks:
         raise UserError(
-            f"--variant {text!r} is not of the form NAME:KEY=VALUE, such as swiglu:model.activation=swiglu."
+            f"The losses of {', '.join(odd)} and the baseline are of other tokens (another objective, tokenizer or "
+            "packing) and cannot be compared: compare scores, with --tasks."
         )
-    return name, tuple(changes.split(","))
+    return cost
 
 
-def plan(
-    config: AblateConfig, base: RunConfig, variants: dict[str, tuple[str, ...]]
-) -> dict[tuple[str, float, int], RunConfig]:
-    """The run of each (variant, level, seed): those that stop at once first, so that an interruption leaves pairs."""
-    if config.seeds < 2 or len(set(config.levels)) < 2 or not all(0 < level <= 1 for level in config.levels):
-        raise UserError("An ablation needs two or more --seeds, and two or more --levels in (0, 1].")
-    runs = {}
-    for level in sorted(config.levels):
-        share = math.sqrt(level)
-        shape = base if level == 1 else scaled(base, share)
-        tokens = max(1, round(base.tokens * share / base.batch)) * base.batch
-        lr, warmup = config.lr * level**LR_EXPONENT, round(base.warmup * tokens / base.tokens)
-        sized = replace(shape, tokens=tokens, warmup=warmup, lr=lr)
-        for seed in range(base.seed, base.seed + config.seeds):
-            for name, changes in variants.items():
-                runs[name, level, seed] = replace(override(sized, changes), seed=seed)
-    return runs
+def conclude(config: AblateConfig, rows: list[Row], runs: Runs, factors: dict[str, float], console: Console) -> None:
+    """Verdicts on the screen and in files."""
+    level, seed = max(config.levels), min(seed for *_, seed in runs)
+    verdicts = dict[str, dict[str, Verdict]]()
+    for name in dict.fromkeys(name for name, *_ in runs if name != BASELINE):
+        same = comparable(runs[name, level, seed], runs[BASELINE, level, seed])
+        metrics = [metric for metric in metrics_of(rows) if same or metric != LOSS]
+        verdicts[name] = {metric: verdict_of(rows, name, metric) for metric in metrics}
+    console.print(table(rows, verdicts))
+    content = {name: _content(mine, factors.get(name)) for name, mine in verdicts.items()}
+    sentences = {name: _sentence(mine) for name, mine in verdicts.items()}
+    write_atomic(config.out / "verdict.json", json.dumps(content, indent=2).encode())
+    write_atomic(config.out / "report.html", page(rows, sentences).encode())
+    for name, sentence in sentences.items():
+        console.print(f"[bold]{name}[/bold]: {sentence}")
+    console.print(f"written: {config.out}/runs.jsonl, verdict.json, report.html")
+    config.answer(content, "\n".join(f"{name}: {sentence}" for name, sentence in sentences.items()))
 
 
-def execute(config: AblateConfig, runs: Runs, console: Console) -> list[dict]:
-    """One row a run, kept as they end."""
-    path, done = config.out / "runs.jsonl", dict[str, dict]()
-    if path.exists():
-        done = {json.dumps(row.get("run")): row for row in read_json_lines(path)}
-    config.out.mkdir(parents=True, exist_ok=True)
-    began, flops, all_flops = time.monotonic(), 0.0, sum(
-        run_flops(r) for r in runs.values() if json.dumps(json.loads(json.dumps(to_dict(r)))) not in done
-    )  # fmt: skip
-    rows = []
-    for (name, level, seed), run in runs.items():
-        key = json.dumps(json.loads(json.dumps(to_dict(run))))
-        if key not in done:
-            with console.status(f"{name}, level {level:g}, seed {seed}"):
-                data = prepare(run.data, vocabulary=run.model.vocabulary)
-                check_enough(data, run.data, run.tokens)
-                *_, last = train(run, data)
-            flops += run_flops(run)
-            done[key] = {"variant": name, "level": level, "seed": seed, "flops": run_flops(run), "loss": last.val_loss,
-                         "seconds": last.seconds, "status": last.status, "run": json.loads(key)}  # fmt: skip
-            with path.open("a") as file:
-                file.write(json.dumps(done[key]) + "\n")
-            left = (time.monotonic() - began) * (all_flops / flops - 1)
-            result = f"{last.val_loss:.4f}" if last.val_loss is not None else last.reason
-            console.print(f"{name}, {short(parameters(run.model).total)}, seed {seed}: {result}; {duration(left)} left")
-        rows.append({**done[key], "variant": name, "level": level})
-    return rows
+def _content(verdicts: dict[str, Verdict], factor: float | None) -> dict[str, Any]:
+    metrics = {
+        metric: {"sentence": v.sentence(), "gap": v.gap, "error": v.error, "gaps": v.gaps}
+        for metric, v in verdicts.items()
+    }
+    first = metrics.get(LOSS, {"sentence": summary(verdicts)})
+    more = {"tasks": {k: v for k, v in metrics.items() if k != LOSS}, "summary": summary(verdicts)}
+    return {**first, **(more if more["tasks"] else {}), **({} if factor is None else {"lr_factor": factor})}
 
 
-def verdict_of(rows: list[dict], name: str) -> Verdict:
-    """Paired by level and seed; a diverged run of either has no pair."""
-    loss = {(r["variant"], r["level"], r["seed"]): r["loss"] for r in rows}
-    compute, differences = [], []
-    for level in sorted({r["level"] for r in rows}):
-        seeds = sorted({r["seed"] for r in rows})
-        pairs = [(loss[name, level, s], loss["baseline", level, s]) for s in seeds]
-        if whole := [a - b for a, b in pairs if a is not None and b is not None]:
-            compute.append(next(r["flops"] for r in rows if r["level"] == level and r["variant"] == "baseline"))
-            differences.append(whole)
-    try:
-        return judge(compute, differences)
-    except ValueError as error:
-        raise UserError(f"{name}: too many runs diverged for a verdict. {error} Lower --lr.") from None
-
-
-def table(rows: list[dict], verdicts: dict[str, Verdict]) -> Table:
-    levels = sorted({r["level"] for r in rows})
-    out = Table(box=SIMPLE, title="mean validation loss, nats a token", title_justify="left")
-    for header in ("variant", *(f"{level:.3g} of the compute" for level in levels), "gap", "C^-a"):
-        out.add_column(header, justify="left" if header == "variant" else "right")
-    for name in dict.fromkeys(r["variant"] for r in rows):
-        compute, means = curve(rows, name, "flops")
-        law = power_law(compute, means)
-        gap = f"{verdicts[name].gap:+.4f}" if name in verdicts else ""
-        out.add_row(name, *(f"{m:.4f}" for m in means), gap, f"{law[1]:.3f}" if law else "")
-    return out
-
-
-def curve(rows: list[dict], name: str, of: str) -> tuple[list[float], list[float]]:
-    """(mean of `of`, mean loss) by level; diverged runs left out."""
-    xs, ys = [], []
-    for level in sorted({r["level"] for r in rows}):
-        mine = [r for r in rows if (r["variant"], r["level"]) == (name, level) and r["loss"] is not None]
-        if mine:
-            xs.append(sum(r[of] for r in mine) / len(mine))
-            ys.append(sum(r["loss"] for r in mine) / len(mine))
-    return xs, ys
-
-
-def page(rows: list[dict], verdicts: dict[str, Verdict]) -> str:
-    from hpt.reports.page import ablation_page
-
-    charts = []
-    for of, label in (("flops", "training FLOPs"), ("seconds", "seconds of this device")):
-        chart = Chart(label, "validation loss (nats a token)", f"Loss against {label}, a dot a seed")
-        for i, name in enumerate(dict.fromkeys(r["variant"] for r in rows)):
-            chart.line(list(zip(*curve(rows, name, of), strict=True)), i, name)
-            points = [(r[of], r["loss"]) for r in rows if r["variant"] == name and r["loss"] is not None]
-            chart.dots(points, i, [f"{name}: {loss:.4f}" for _, loss in points])
-        charts.append(chart)
-    return ablation_page({name: v.sentence() for name, v in verdicts.items()}, charts)
+def _sentence(verdicts: dict[str, Verdict]) -> str:
+    if list(verdicts) == [LOSS]:
+        return verdicts[LOSS].sentence()
+    each = "; ".join(f"{metric} {verdict.sentence()}" for metric, verdict in verdicts.items())
+    return f"{summary(verdicts)} ({each})"
 
 
 if __name__ == "__main__":

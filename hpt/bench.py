@@ -19,6 +19,7 @@ from rich.table import Table
 
 from hpt.benches.common import Options, Row
 from hpt.console import cli
+from trainer import families
 from trainer.devices import device_name, pick_device
 from trainer.errors import UserError
 from trainer.files import write_atomic
@@ -50,6 +51,8 @@ class BenchConfig(cli.Common):
     """Time torch.compile as well (it needs a C++ compiler, and a minute a shape)."""
     members: tuple[int, ...] = ()
     """Sizes of cohorts; default: 8 and 16 on a CPU, 8, 32 and 64 on a GPU."""
+    family: tuple[str, ...] = ()
+    """Families of models (all, or names such as gptneo bert) that step times instead, each against GPT-2 by FLOPs."""
     device: str = "auto"
     """cpu, cuda or auto."""
     minutes: float | None = None
@@ -62,6 +65,9 @@ def main(argv: Sequence[str]) -> int:
     config = cli.parse(BenchConfig, argv, "hpt.bench")
     if "nanogpt" in config.sections and config.nanogpt is None:
         raise UserError("The section nanogpt needs --nanogpt PATH: the folder of a nanoGPT checkout.")
+    for family in config.family:
+        if family != "all":
+            families.settings(family)  # tells of one that is not known
     torch.set_flush_denormal(True)  # as workers do
     try:
         return _measure(config)
@@ -81,6 +87,7 @@ def _measure(config: BenchConfig) -> int:
         compiled=config.compiled,
         members=config.members,
         nanogpt=config.nanogpt,
+        families=config.family,
     )
     console = config.console()
     console.print(f"on {device_name(options.device)}, torch {torch.__version__}")
@@ -88,7 +95,8 @@ def _measure(config: BenchConfig) -> int:
     for section in dict.fromkeys(s for name in config.sections for s in (GPU if name == "gpu" else (name,))):
         began = time.perf_counter()
         with console.status(section):
-            rows = importlib.import_module(f"hpt.benches.{section}").measure(options)
+            module = "families" if section == "step" and config.family else section
+            rows = importlib.import_module(f"hpt.benches.{module}").measure(options)
         found[section] = {"seconds": time.perf_counter() - began, "rows": rows}
         console.print(table(section, rows) if rows else f"{section}: no time was left")
         if config.out is not None:  # after every section: a run that is cut off leaves what it has

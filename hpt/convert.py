@@ -13,7 +13,7 @@ from hpt.console import cli
 from hpt.reports.numbers import short
 from trainer.architecture.counts import parameters
 from trainer.checkpoints.copies import here
-from trainer.config import ModelConfig
+from trainer.config import RunConfig, written
 from trainer.errors import UserError
 from trainer.exchange import FORMATS, come, leave, settle, with_tokenizer
 
@@ -57,15 +57,16 @@ def main(argv: Sequence[str]) -> int:
     file = settle(plain, config.out)
     console.print(f"{size} parameters written as a run to {config.out}; train on from it with")
     start = f" --start-step {plain.step}" if plain.step else ""
-    console.print(f"  --init-from {file}{start} --set {settings(model)}", soft_wrap=True)
-    more = {"checkpoint": file, "start_step": plain.step, "set": settings(model)}
+    console.print(f"  --init-from {file}{start} --set {settings(plain.run)}", soft_wrap=True)
+    more = {"checkpoint": file, "start_step": plain.step, "set": settings(plain.run)}
     config.answer({"out": config.out, "format": config.to, **more}, str(config.out))
     return 0
 
 
-def settings(model: ModelConfig) -> str:
+def settings(run: RunConfig) -> str:
     """All fields of a model, as --set takes them: a target's other values would make another model."""
-    return " ".join(f"model.{field.name}={getattr(model, field.name)}" for field in fields(model))
+    model = [f"model.{field.name}={written(getattr(run.model, field.name))}" for field in fields(run.model)]
+    return " ".join([*model, *(["objective=masked"] if run.objective == "masked" else [])])
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> int:
         with console.status(f"timing {name}"):
             measured = timed(run)
         peak = peak_flops(run, device)
-        mfu = flops_per_token(run.model) * run.batch / measured.step_seconds / peak if peak else None
+        mfu = flops_per_token(run.model, run.predicted) * run.batch / measured.step_seconds / peak if peak else None
         hours = 1e3 * measured.step_seconds * run.steps / 3.6e6
         table.add_row(
             name,

@@ -36,8 +36,8 @@ class EvaluateConfig(cli.Common):
     run: tyro.conf.Positional[str]
     """Directory of a run of hpt.train, or a checkpoint file in one; or their address in an object store."""
     tasks: tuple[str, ...] = ("val", "hellaswag", "lambada", "blimp")
-    """val (the run's held-out tokens, or a text given with --data), hellaswag, lambada, blimp, piqa, arc_easy,
-    arc_challenge, winogrande, copa, boolq, openbookqa, or choice (your own: query, choices, gold)."""
+    """val (the run's held-out tokens, or a text given with --data), hellaswag, lambada, blimp, blimp_supplement, piqa,
+    arc_easy, arc_challenge, winogrande, copa, boolq, openbookqa, or choice (your own: query, choices, gold)."""
     limit: int | None = None
     """At most so many items of a task, spread evenly over its file."""
     data: tuple[str, ...] = ()

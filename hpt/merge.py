@@ -45,6 +45,8 @@ def main(argv: Sequence[str]) -> int:
     check(config)
     console = config.console()
     experts = [open_trained(path) for path in config.runs]
+    if not all(expert.run.model.causal for expert in experts):
+        raise UserError("hpt.merge measures next-token losses, and masked language models have none.")
     check_alike(experts)
     if (cosine := kinship(experts)) < STRANGERS:
         console.print(

@@ -21,9 +21,10 @@ from scaling.optimum import Optimum, fit_optimum
 from trainer.architecture.counts import run_flops
 from trainer.config import Parametrisation, RunConfig, override, to_dict
 from trainer.coordcheck import TOLERANCE, Movement, coordinate_check
-from trainer.data import check_enough, prepare
+from trainer.data import prepare
 from trainer.errors import UserError
 from trainer.files import read_json_lines, write_atomic
+from trainer.inputs import check_data
 from trainer.loop import train
 from trainer.presets import preset
 
@@ -102,7 +103,7 @@ def check_table(checks: dict[str, list[Movement]]) -> Table:
 def sweep(base: RunConfig, config: MupConfig, console: Console) -> list[dict]:
     """One row a run, kept as they end; what `out` has already is not trained again."""
     path, data = config.out / "runs.jsonl", prepare(base.data, vocabulary=base.model.vocabulary)
-    check_enough(data, base.data, base.tokens)
+    check_data(base, data)
     config.out.mkdir(parents=True, exist_ok=True)
     kept = read_json_lines(path) if path.exists() else []
     runs = [

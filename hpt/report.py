@@ -10,9 +10,10 @@ from typing import Literal
 import tyro
 
 from hpt.console import cli
+from hpt.reports.comparison import latex
 from hpt.reports.files import search_text
 from hpt.reports.gather import gather_final
-from hpt.reports.page import final_page
+from hpt.reports.page import comparison_page, final_page
 from trainer.errors import UserError
 from trainer.files import write_atomic
 
@@ -21,8 +22,10 @@ from trainer.files import write_atomic
 class ReportConfig(cli.Common):
     """Write report.html (one file, no network), report.md with pictures, or report.tex into the directory."""
 
-    path: tyro.conf.Positional[Path]
+    path: tyro.conf.Positional[Path | None] = None
     """Directory of a search, or of a final run."""
+    compare: tuple[Path, ...] = ()
+    """Directories of final runs, to be set beside each other: size, FLOPs, time, loss and tasks."""
     format: Literal["html", "md", "latex"] = "html"
     """md: Markdown and its pictures (SVG); latex: tables."""
     out: Path | None = None
@@ -31,7 +34,34 @@ class ReportConfig(cli.Common):
 
 def main(argv: Sequence[str]) -> int:
     config = cli.parse(ReportConfig, argv, "hpt.report")
+    page, place = compared(config) if config.compare else single(config)
+    out = config.out or place
+    write_atomic(out, page.encode())
+    config.console().print(f"written: {out}")
+    config.answer({"written": out}, str(out))
+    return 0
+
+
+def compared(config: ReportConfig) -> tuple[str, Path]:
+    """(content, where it goes)."""
+    if config.path is not None:
+        raise UserError(f"--compare takes all runs, and {config.path} stands before it: put it behind --compare.")
+    for path in config.compare:
+        if not (path / "run.json").is_file():
+            raise UserError(f"{path} is no final run (it has no run.json): --compare takes directories of hpt.train.")
+    runs = [gather_final(path) for path in config.compare]
+    if config.format == "md":
+        raise UserError("A comparison is written as html or latex: leave --format md out.")
+    if config.format == "latex":
+        return latex(runs), Path("comparison.tex")
+    return comparison_page(runs), Path("comparison.html")
+
+
+def single(config: ReportConfig) -> tuple[str, Path]:
+    """(content, where it goes)."""
     path = config.path
+    if path is None:
+        raise UserError("Give the directory of a search or a final run, or final runs with --compare.")
     if (path / "run.json").is_file():
         if config.format != "html":
             raise UserError("A final run's report is written as html only: leave --format out.")
@@ -40,11 +70,7 @@ def main(argv: Sequence[str]) -> int:
         page, name = search_text(path, config.format)
     else:
         raise UserError(f"{path} is neither a search (config.json) nor a final run (run.json): give such a directory.")
-    out = config.out or path / name
-    write_atomic(out, page.encode())
-    config.console().print(f"written: {out}")
-    config.answer({"written": out}, str(out))
-    return 0
+    return page, path / name
 
 
 if __name__ == "__main__":

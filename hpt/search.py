@@ -43,8 +43,10 @@ from search.records import History, Problem, Trial
 from search.strategy import Stage
 from trainer.architecture.counts import parameters, run_flops
 from trainer.config import RunConfig, to_dict
-from trainer.data import Prepared, check_enough, prepare
+from trainer.data import Prepared, prepare
 from trainer.errors import UserError
+from trainer.evals.suite import Suite
+from trainer.inputs import check_data
 from trainer.presets import preset
 from trainer.targets import write_target
 
@@ -79,8 +81,18 @@ def make_ready(config: SearchConfig, begun: SearchConfig | None, console: Consol
     trainer = build(config.trainer, config.trainer_options, directory.path)
     check_strategy(config.strategy, strategy, config.trainer, trainer)
     data = None if trainer is not None else tokens_of(target, begun is not None, directory, console)
+    if config.tasks and trainer is not None:
+        raise UserError("--tasks scores hpt's own models, and --trainer has its own: leave one of the two out.")
+    suite = None if data is None else Suite.of(config.tasks, data, config.task_limit)
     console.print(described(config, target))
     save_target(config, target, console)
+    if suite is not None:
+        read = suite.reading(target)
+        share = read.flops(target) / run_flops(target)
+        console.print(
+            f"each finished trial is scored on {', '.join(suite.files)}, {config.task_limit} items of each: "
+            f"{short(read.tokens)} tokens read, at the target's size {share:.2%} of a target run"
+        )
     setup = Setup(
         config=config,
         slots=Slots.of(config),
@@ -90,6 +102,7 @@ def make_ready(config: SearchConfig, begun: SearchConfig | None, console: Consol
         directory=directory,
         resumed=begun is not None,
         trainer=trainer,
+        suite=suite,
         begun=begun,
     )
     if trainer is not None:
@@ -138,7 +151,7 @@ def tokens_of(target: RunConfig, resumed: bool, directory: SearchDir, console: C
     """What hpt's own trainer trains on."""
     with console.status("preparing data") as status:
         data = prepare(target.data, vocabulary=target.model.vocabulary, say=status.update)
-    check_enough(data, target.data, target.tokens)
+    check_data(target, data)
     if resumed:
         check_same_data(directory.read_config().get("data", {}), fingerprint(data), directory.path)
     return data
@@ -332,7 +345,7 @@ def calibrated(setup: Setup) -> tuple[Problem, Trial]:
     runs = list({run.model: run for run in wanted}.values())  # another batch is so many more micro-batches
     most = setup.cap.seconds_left(Spending(), free.cost.usd_per_hour) / 2
     measured, launch, seconds = calibrate_shapes(
-        runs, setup.data, setup.slots.gpu, setup.slots.threads, setup.config.pack, most
+        runs, setup.data, setup.slots.gpu, setup.slots.threads, setup.config.pack, most, setup.suite
     )
     timings = {
         shape_key(run): Timing(
@@ -395,6 +408,7 @@ def run_trials(setup: Setup, session: Session, stages: list[Stage], mirror: Mirr
             on_trial=ended,
             last_words=screen.last_words,
             trainer=setup.trainer,
+            suite=setup.suite,
         )
 
 

@@ -20,11 +20,12 @@ from search.execution.store import SearchDir
 from trainer.addresses import masked
 from trainer.checkpoints.copies import here
 from trainer.config import RunConfig, from_json, override, to_dict
-from trainer.data import Prepared, check_enough, prepare
+from trainer.data import Prepared, prepare
 from trainer.errors import UserError
 from trainer.evals import EVALUATORS
 from trainer.files import in_a_jobs_folder, parse_json
 from trainer.final import Plan
+from trainer.inputs import check_data
 from trainer.presets import preset
 from trainer.storage import Store
 
@@ -116,7 +117,7 @@ def main(argv: Sequence[str]) -> int:
     plan = make_plan(config, run, out)
     with console.status("preparing data") as status:
         data = prepare(run.data, vocabulary=run.model.vocabulary, say=status.update)
-    check_enough(data, run.data, run.tokens)
+    check_data(run, data)
     on_ray = config.workers is not None or "RAY_ADDRESS" in os.environ
     if config.dry_run:
         found = dry_run(plan, data, config.workers or 1, config.usd_per_hour, console)

@@ -13,7 +13,7 @@ SURE = 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Gaps are variant - baseline, nats a token: negative is better."""
+    """Gaps are variant - baseline, nats a token: negative is better; of another unit, as `higher` says."""
 
     gaps: tuple[float, ...]
     """Mean over the seeds at each level, in the order of their compute."""
@@ -26,6 +26,9 @@ class Verdict:
     """Change of the gap per e-fold of compute."""
     trend_error: float
     freedom: int
+    unit: str = "nats"
+    higher: bool = False
+    """More is better, as of an accuracy."""
 
     @property
     def factor(self) -> float:
@@ -38,26 +41,34 @@ class Verdict:
         clear = abs(self.gap) > self.factor * self.error
         return clear and not any(g * self.gap < 0 and abs(g) > self.factor * e for g, e in self._levels())
 
+    @property
+    def word(self) -> str:
+        """better or worse; empty where the gap cannot be told from noise."""
+        if not self.shown:
+            return ""
+        return "better" if (self.gap > 0) == self.higher else "worse"
+
     def _levels(self) -> list[tuple[float, float]]:
         return list(zip(self.gaps, self.errors, strict=True))
 
     def sentence(self) -> str:
         """One line for people; signs are put into words."""
-        amount = f"{abs(self.gap):.3f} +- {self.factor * self.error:.3f} nats"
+        unit = f" {self.unit}" if self.unit else ""
+        amount = f"{abs(self.gap):.3f} +- {self.factor * self.error:.3f}{unit}"
         if not self.shown:
-            return f"not shown: the gap is {self.gap:+.3f} +- {self.factor * self.error:.3f} nats"
-        word = "better" if self.gap < 0 else "worse"
+            return f"not shown: the gap is {self.gap:+.3f} +- {self.factor * self.error:.3f}{unit}"
+        word = self.word
         same = all(g * self.gap > 0 for g in self.gaps)
         where = "at all sizes" if same else "on average, not at every size"
         towards = self.trend * math.copysign(1, self.gap)
         moves = "no trend with scale is seen"
         if abs(self.trend) > self.factor * self.trend_error:
             moves = "the gap grows with scale" if towards > 0 else "the gap shrinks with scale"
-        advice = "recommended" if self.gap < 0 and not moves.endswith("shrinks with scale") else "not recommended"
+        advice = "recommended" if word == "better" and not moves.endswith("shrinks with scale") else "not recommended"
         return f"{word} by {amount} {where}; {moves}; {advice}"
 
 
-def judge(compute: list[float], differences: list[list[float]]) -> Verdict:
+def judge(compute: list[float], differences: list[list[float]], unit: str = "nats", higher: bool = False) -> Verdict:
     """`differences[i]`: variant - baseline of each seed at compute level i (FLOPs), on the same data in the same order.
 
     ValueError with fewer than two levels, or no level with two seeds: there is no noise to judge by.
@@ -77,6 +88,7 @@ def judge(compute: list[float], differences: list[list[float]]) -> Verdict:
         gaps=tuple(gaps.tolist()), errors=tuple(errors.tolist()),
         gap=float(np.average(gaps, weights=weights)), error=float(weights.sum() ** -0.5),
         trend=float((weights * centred * gaps).sum() / spread), trend_error=spread**-0.5, freedom=freedom,
+        unit=unit, higher=higher,
     )  # fmt: skip
 
 

@@ -134,10 +134,15 @@ class CostModel:
     """By `shape_key`; other shapes are scaled from the nearest by FLOPs."""
     evaluations: int = 1
     """Validation passes a trial makes."""
+    task_tokens: int = 0
+    """That it reads to be scored on tasks; their time is in the timings' evaluation."""
+    task_share: float = 1.0
+    """Of them, that the output head sees."""
 
     def forecast(self, run: RunConfig, tokens: float) -> Spending:
         """Cost of training `run` on `tokens`, with its evaluations."""
         flops = run_flops(run, tokens) + self.evaluations * evaluation_flops(run)
+        flops += self.task_tokens * flops_per_token(run.model, self.task_share) / 3
         timing = self.timing(run)
         seconds = flops / self.flops_per_second if self.flops_per_second else 0.0
         if timing is not None:
@@ -152,7 +157,7 @@ class CostModel:
             return None
         if (key := shape_key(run)) in self.timings:
             return self.timings[key]
-        model, work = key.split("-b")[0], flops_per_token(run.model)
+        model, work = key.split("-b")[0], flops_per_token(run.model, run.predicted)
         known = {k: _work(k) for k in self.timings}
         near = min(known, key=lambda k: (k.split("-b")[0] != model, abs(math.log(known[k][0] / work))))
         timing, (near_work, near_batch) = self.timings[near], known[near]
@@ -175,4 +180,4 @@ def shape_key(run: RunConfig) -> str:
     """Names what a step costs: model shape, batch, and (after @) its FLOPs a step."""
     m = run.model
     shape = f"{m.depth}x{m.width}x{m.heads}-c{m.context}-v{m.vocabulary}-{m.activation}-b{run.batch}-{run.precision}"
-    return f"{shape}@{flops_per_token(m) * run.batch:.6g}"
+    return f"{shape}@{flops_per_token(m, run.predicted) * run.batch:.6g}"

@@ -13,6 +13,7 @@ import numpy as np
 from search.budget import Budget, CostModel, Spending
 from trainer.architecture.counts import parameters
 from trainer.config import DataConfig, ModelConfig, RunConfig, from_dict, to_dict
+from trainer.typed import later_dict
 
 T = TypeVar("T")
 Status = Literal["finished", "diverged", "pruned", "failed"]
@@ -113,6 +114,8 @@ class Trial:
     """Runs trained together with this one on the device (itself included)."""
     trunk: int | None = None
     """Tokens at which the trunk checkpoint was taken, where one was kept."""
+    scores: dict[str, float] = later_dict()
+    """On tasks, by TASK/SCORE, where the search was asked for them."""
     error: str = ""
     retries: int = 0
     """How often its worker process died before; what those attempts cost is in this bill."""

@@ -19,6 +19,8 @@ from search.records import History
 from trainer.config import RunConfig
 from trainer.data import Prepared
 from trainer.data.synthetic import random_data
+from trainer.errors import UserError
+from trainer.families import FAMILIES
 from trainer.presets import laptop
 
 OPTIONS = Options(device=torch.device("cpu"), quick=True)
@@ -125,12 +127,23 @@ def test_beside_a_checkout_losses_are_equal(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_what_is_asked_wrongly_is_said(tmp_path: Path) -> None:
-    from trainer.errors import UserError
-
     with pytest.raises(UserError, match="needs --nanogpt PATH"):
         main(["nanogpt"])
     with pytest.raises(UserError, match="is no nanoGPT checkout: it has no model.py"):
         main(["nanogpt", "--quick", "--nanogpt", str(tmp_path)])
+
+
+def test_families_are_timed_against_gpt2(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    flags = ["--quick", "--repeats", "1", "--device", "cpu", "--out", str(out)]
+    assert main(["step", "--family", "all", *flags]) == 0
+    rows = sections(out)["step"]
+    assert [row["family"] for row in rows] == list(FAMILIES) and rows[0]["against_gpt2"] == 1
+    for row in rows:
+        ratio = row["gflops"] / row["ms"] / (rows[0]["gflops"] / rows[0]["ms"])
+        assert row["against_gpt2"] == pytest.approx(ratio)
+    with pytest.raises(UserError, match="no family of models called 'bart': did you mean bert"):
+        main(["step", "--family", "bart", *flags])
 
 
 def test_no_shape_begins_after_the_time_is_up(tmp_path: Path) -> None:

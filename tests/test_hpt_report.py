@@ -24,7 +24,7 @@ from search.execution.store import SearchDir
 from search.records import Recommendation, Trial
 from search.transfer.outlook import outlook
 from trainer.architecture.counts import parameters, run_flops
-from trainer.config import to_dict
+from trainer.config import override, to_dict
 from trainer.errors import UserError
 from trainer.presets import preset
 
@@ -227,3 +227,39 @@ def test_dots_beyond_the_frame_are_marked_at_its_border() -> None:
     drawn = chart.figure()
     assert drawn.count("<circle") == 1 and "l5 7h-10z" in drawn and "l5 -7h-10z" in drawn
     assert all(f"<title>{word}</title>" in drawn for word in ("inside", "above", "below"))
+
+
+def finished(folder: Path, *changes: str, **result: object) -> Path:
+    """A final run as hpt.train leaves it."""
+    run = override(replace(preset("laptop"), lr=1e-3), changes)
+    folder.mkdir()
+    (folder / "run.json").write_text(json.dumps(to_dict(run)))
+    curve = [(409_600 * i, 5.0 - 0.3 * i) for i in (1, 2, 3)]
+    scores = [(t, {"blimp/acc": 0.5 + t / 1e7, "blimp/acc_macro": 0.5}) for t, _ in curve]
+    values = {"status": "finished", "reason": "", "loss": 4.1, "bits_per_byte": 2.0, "step": 300, "tokens": 1_228_800,
+              "seconds": 60.0, "curve": curve, "scores": scores, "checkpoint": "x"} | result  # fmt: skip
+    (folder / "result.json").write_text(json.dumps(values))
+    return folder
+
+
+def test_final_runs_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    one = finished(tmp_path / "gpt")
+    two = finished(tmp_path / "bert", "family=bert", "model.vocabulary=4097", loss=3.0, bits_per_byte=None)
+    evaluations = {"blimp": {"scores": [{"name": "acc", "value": 0.875, "standard_error": 0.01, "count": 100}]}}
+    (two / "evaluations.json").write_text(json.dumps(evaluations))
+    assert report.main(["--compare", str(one), str(two)]) == 0
+    page = (tmp_path / "comparison.html").read_text()
+    assert page.count("<svg") == 3  # loss against tokens and FLOPs, and the task
+    assert "other objectives (masked, next)" in page and "9,600" in page and "0.875" in page and "20.5k" in page
+    assert report.main(["--compare", str(one), str(two), "--format", "latex"]) == 0
+    assert r"\toprule" in (tmp_path / "comparison.tex").read_text()
+    for flags, match in [
+        (["--compare", str(one)], "needs two final runs or more"),
+        (["--compare", str(one), str(tmp_path)], "is no final run"),
+        ([str(one), "--compare", str(two)], "put it behind --compare"),
+        (["--compare", str(one), str(two), "--format", "md"], "leave --format md out"),
+        ([], "Give the directory of a search or a final run"),
+    ]:
+        with pytest.raises(UserError, match=match):
+            report.main(flags)

@@ -142,7 +142,7 @@ def test_the_first_trial_is_in_the_configuration_too(tmp_path: Path) -> None:
     slots = SimpleNamespace(per_device=1, count=2)
     strategy = SimpleNamespace(grows=False)
     setup = SimpleNamespace(directory=directory, config=SearchConfig(), slots=slots, target=preset("laptop"),
-                            strategy=strategy, begun=None)  # fmt: skip
+                            strategy=strategy, begun=None, suite=None, trainer=None)  # fmt: skip
     problem, trials, _ = continued(setup, Console(quiet=True))  # type: ignore[arg-type]
     assert trials == [calibration] == directory.read_trials() and problem.budget.held.seconds == 4.0
 

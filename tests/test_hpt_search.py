@@ -177,6 +177,37 @@ def test_mlflow_away_is_said_once_and_filled_in_later(corpus: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
+def test_a_masked_model_is_searched_and_scored_on_tasks(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Real Ray, real MLflow: the cost of tasks is in plan and bill, the scores in every record."""
+    monkeypatch.setenv("HPT_CACHE_DIR", str(tmp_path / "cache"))
+    (tmp_path / "cache" / "evals").mkdir(parents=True)
+    pair = {"sentence_good": "The cat sees the dog.", "sentence_bad": "The cat the sees dog."}
+    (tmp_path / "cache" / "evals" / "blimp.jsonl").write_text((json.dumps(pair) + "\n") * 20)
+    argv = [
+        *arguments(corpus, "masked"),
+        "family=bert",
+        "model.vocabulary=301",
+        "--tasks",
+        "blimp",
+        "--task-limit",
+        "9",
+    ]
+    output = run(tmp_path, [*argv, "--task-limit", "9"])
+    assert "each finished trial is scored on blimp, 9 items of each" in output and "Recommended max lr" in output
+    directory = SearchDir(tmp_path / "searches" / "masked")
+    trials = [t for t in directory.read_trials() if t.status == "finished"]
+    assert trials and all(0 <= t.scores["blimp/acc"] <= 1 and t.bits_per_byte is None for t in trials)
+    assert "<th>blimp" in (directory.path / "report.html").read_text().replace("<th scope=col>", "<th>")
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("masked")
+    assert experiment is not None
+    children = [r for r in client.search_runs([experiment.experiment_id]) if "blimp/acc" in r.data.metrics]
+    assert len(children) == len(trials) and children[0].data.params["model.causal"] == "False"
+
+
+@pytest.mark.slow
 def test_trials_packed_together_are_the_same_trials(corpus: Path, tmp_path: Path) -> None:
     argv = [*arguments(corpus, "packed"), "--strategy", "early-stopping", "--early-stopping.trials", "4"]
     run(tmp_path, [*argv, "--pack", "4", "--slots", "1"])

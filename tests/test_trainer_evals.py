@@ -209,7 +209,7 @@ def test_lambada_and_blimp_of_a_unigram(encoding: tiktoken.Encoding, tmp_path: P
     written(folder / "a.jsonl", [good] * 3)
     written(folder / "b.jsonl", [{"sentence_good": "q snow", "sentence_bad": "snow", "UID": "quantifiers"}])
     scores = {s.name: (s.value, s.count) for s in evaluate(model, encoding, "blimp", folder)}
-    assert scores == {"acc": (0.75, 4), "acc/binding": (1.0, 3), "acc/quantifiers": (0.0, 1)}
+    assert scores == {"acc": (0.75, 4), "acc_macro": (0.5, 2), "acc/binding": (1.0, 3), "acc/quantifiers": (0.0, 1)}
 
 
 def test_prompts_of_authors_and_of_llm_foundry_are_one() -> None:

@@ -21,7 +21,7 @@ import trainer.passes
 from trainer.checkpoints.saver import Saver
 from trainer.cohorts.calibrate import calibrate
 from trainer.cohorts.cohort import Cohort
-from trainer.config import DataConfig, ModelConfig, RunConfig
+from trainer.config import DataConfig, ModelConfig, RunConfig, override
 from trainer.data import Prepared
 from trainer.errors import UserError
 from trainer.final import Plan, Row, final
@@ -209,6 +209,10 @@ UNEVEN = replace(RUN, batch=7 * 16, tokens=7 * 16 * 6, warmup=0, data=DataConfig
 """Seven sequences a step, two a pass, and fewer held-out sequences than workers."""
 
 
+MASKED = override(UNEVEN, ["family=bert", "model.vocabulary=65", "data.pack=documents"])
+"""Workers' parts ask for different numbers of tokens."""
+
+
 class Case(NamedTuple):
     kind: str
     size: int
@@ -222,6 +226,7 @@ class Case(NamedTuple):
 # The largest first: who waits for its turn asks ever more seldom.
 CASES = [Case("ddp", 5, UNEVEN), Case("fsdp", 5, UNEVEN), Case("fsdp", 4, UNEVEN), Case("ddp", 3, UNEVEN)]
 CASES += [Case("fsdp", 3, UNEVEN), Case("fsdp", 2, RUN, "to 3", stop=True), Case("fsdp", 3, RUN, "to 3")]
+CASES += [Case("ddp", 3, MASKED, "masked-ddp"), Case("fsdp", 2, MASKED, "masked-fsdp")]
 CASES += [Case("fsdp", 2, RUN, "to 1", stop=True), Case("fsdp", 2, UNEVEN), Case("ddp", 2, RUN), Case("fsdp", 2, RUN)]
 
 

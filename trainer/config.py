@@ -5,23 +5,26 @@ D is `RunConfig.tokens`, the batch is in tokens, `lr` is the peak learning rate.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, TypeVar
 
+from trainer import families, typed
 from trainer.errors import UserError
 from trainer.ranges import RUN, check_ranges
 from trainer.typed import from_dict as from_dict
 from trainer.typed import from_json as from_json
-from trainer.typed import override as override
+from trainer.typed import later
 from trainer.typed import to_dict as to_dict
 
+T = TypeVar("T")
 Schedule = Literal["cosine", "linear", "constant", "wsd"]
 Parametrisation = Literal["sp", "mup", "completep"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """A decoder transformer; the defaults are GPT-2's."""
+    """A transformer; the defaults are GPT-2's. Rows of settings that make other families: trainer.families."""
 
     depth: int
     """Transformer blocks."""
@@ -32,20 +35,52 @@ class ModelConfig:
     kv_heads: int | None = None
     """Key/value heads (grouped-query attention); None: as many as heads."""
     ffn: int | None = None
-    """Hidden channels of the feed-forward part; None: 4 x width (gelu), 8/3 x width rounded up to 32 (swiglu)."""
+    """Hidden channels of the feed-forward part; None: 4 x width, with a gate 8/3 x width rounded up to 32."""
     context: int = 1024
     """Tokens a sequence."""
     vocabulary: int = 50304
     """Rows of the embedding; may be padded beyond the tokenizer's."""
-    positions: Literal["learned", "rope"] = "learned"
+    positions: Literal["learned", "rope", "alibi", "none"] = "learned"
+    """rope: arXiv 2104.09864; alibi: a penalty that grows with distance, arXiv 2108.12409; none: arXiv 2305.19466."""
     norm: Literal["layernorm", "rmsnorm"] = "layernorm"
-    activation: Literal["gelu", "swiglu"] = "gelu"
+    activation: Literal["gelu", "swiglu", "gelu_exact", "relu", "geglu"] = "gelu"
+    """gelu: the tanh form, as in GPT-2; gelu_exact: BERT's; swiglu and geglu have a gate (arXiv 2002.05202)."""
     bias: bool = True
     """Biases in linear layers and LayerNorm (as GPT-2 has; LLaMA has none)."""
     tied: bool = True
     """Share embedding and output head."""
     norm_eps: float = 1e-5
     rope_base: float = 10000.0
+    causal: bool = later(True)
+    """A token sees itself and those before it; False: all (BERT, arXiv 1810.04805), for masked language modelling."""
+    layout: str = later("af")
+    """Parts of a block in their order, a attention and f feed-forward: fa, aff ... (sandwiches: arXiv 1911.03864)."""
+    norm_place: Literal["pre", "post"] = later("pre")
+    """Before each part (GPT-2), with one more at the end; or after it and its residual sum (Vaswani et al. 2017)."""
+    parallel: bool = later(False)
+    """All parts of a block read the same input, each through its own norm (GPT-NeoX, arXiv 2204.06745)."""
+    qk_dim: int | None = later(None)
+    """Channels of a head's queries and keys; None: width / heads."""
+    v_dim: int | None = later(None)
+    """Channels of a head's values; None: width / heads (Qwen-3 and Gemma have more)."""
+    qkv_bias: bool | None = later(None)
+    """Biases of queries, keys and values; None: as `bias` (GPT-Neo has none of these and all others)."""
+    qk_norm: bool = later(False)
+    """RMSNorm of every head's queries and keys, before rope (arXiv 2302.05442, Qwen-3)."""
+    scaled_attention: bool = later(True)
+    """Queries times keys are divided by the root of their channels; GPT-Neo's are not."""
+    windows: tuple[int, ...] = later((0,))
+    """Of attention, repeated over the blocks: a token sees itself and window - 1 before it; 0: all (GPT-Neo: 0,256)."""
+    ffn_layers: int = later(1)
+    """Hidden layers of a feed-forward part; 2 puts one of hidden x hidden between."""
+    embedding_norm: bool = later(False)
+    """A norm of the sum of token and position embeddings (BERT)."""
+    head_transform: bool = later(False)
+    """A layer of width x width, activation and norm before the output head (BERT)."""
+    head_bias: bool = later(False)
+    """A bias a token on the logits (BERT)."""
+    logit_cap: float = later(0.0)
+    """Logits are cap x tanh(logits / cap) (Gemma 2, arXiv 2408.00118); 0: as they are."""
 
     def __post_init__(self) -> None:
         check_ranges(self, RUN, "model.")
@@ -59,8 +94,47 @@ class ModelConfig:
                 f"model.kv_heads={self.kv_heads} does not divide model.heads={self.heads}: "
                 f"choose kv_heads from {_divisors(self.heads)}."
             )
-        if self.positions == "rope" and self.head_dim % 2:
-            raise UserError(f"rope needs an even head size, and width/heads is {self.head_dim}: change model.heads.")
+        if self.positions == "rope" and self.query_dim % 2:
+            what = "width/heads" if self.qk_dim is None else "model.qk_dim"
+            mend = "model.heads" if self.qk_dim is None else "it"
+            raise UserError(f"rope needs an even head size, and {what} is {self.query_dim}: change {mend}.")
+        for refused, sentence in self._contradictions():
+            if refused:
+                raise UserError(sentence)
+
+    def _contradictions(self) -> tuple[tuple[bool, str], ...]:
+        """(whether it is so, what to say)."""
+        return (
+            (
+                set(self.layout) != {"a", "f"} or len(self.layout) > 16,
+                f"model.layout={self.layout} must hold at least one a (attention) and one f (feed-forward), at most 16 "
+                "letters in all, such as af, fa or aff.",
+            ),
+            (
+                not self.windows,
+                "model.windows is empty: give a window a block, repeated over the blocks; 0 sees everything.",
+            ),
+            (
+                any(self.windows) and not self.causal,
+                f"model.windows={','.join(map(str, self.windows))} looks back from a token, and model.causal=False has "
+                "it look both ways: use model.windows=0.",
+            ),
+            (
+                self.parallel and self.norm_place == "post",
+                "model.parallel=True adds all parts to one stream, and model.norm_place=post normalises it after each: "
+                "use model.norm_place=pre.",
+            ),
+            (
+                self.ffn_layers > 1 and self.gated,
+                f"model.ffn_layers={self.ffn_layers} stacks plain layers, and {self.activation} has a gate: use "
+                "model.activation=gelu, gelu_exact or relu.",
+            ),
+            (
+                self.positions == "none" and not self.causal,
+                "model.positions=none with model.causal=False cannot tell the order of tokens: use learned, rope or "
+                "alibi.",
+            ),
+        )
 
     @property
     def n_kv_heads(self) -> int:
@@ -71,11 +145,34 @@ class ModelConfig:
         return self.width // self.heads
 
     @property
+    def query_dim(self) -> int:
+        """Channels of a head's queries and keys."""
+        return self.qk_dim or self.head_dim
+
+    @property
+    def value_dim(self) -> int:
+        """Channels of a head's values."""
+        return self.v_dim or self.head_dim
+
+    @property
+    def gated(self) -> bool:
+        return self.activation in ("swiglu", "geglu")
+
+    @property
+    def has_qkv_bias(self) -> bool:
+        return self.bias if self.qkv_bias is None else self.qkv_bias
+
+    def window(self, block: int) -> int:
+        """Of a block's attention; 0: it sees the whole context."""
+        window = self.windows[block % len(self.windows)]
+        return window if window < self.context else 0
+
+    @property
     def hidden(self) -> int:
         """Channels inside the feed-forward part."""
         if self.ffn:
             return self.ffn
-        return 4 * self.width if self.activation == "gelu" else -(-8 * self.width // 3 // 32) * 32
+        return -(-8 * self.width // 3 // 32) * 32 if self.gated else 4 * self.width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,9 +196,17 @@ class DataConfig:
     """How often the training tokens may be repeated; a run that needs more is refused."""
     mask_documents: bool = False
     """Keep attention inside a document where several are packed into one sequence."""
+    pack: Literal["stream", "documents"] = later("stream")
+    """stream: sequences are cut from documents end to end; documents: a sequence is the beginning of one, padded where
+    it is short, without loss on the padding."""
 
     def __post_init__(self) -> None:
         check_ranges(self, RUN, "data.")
+        if self.pack == "documents" and self.mask_documents:
+            raise UserError(
+                "data.mask_documents=True parts several documents of a sequence, and data.pack=documents puts one in "
+                "each: use one of the two."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,9 +247,16 @@ class RunConfig:
     divergence; None: 1.5 x ln(vocabulary), half as bad again as guessing."""
     seed: int = 0
     """Seeds initial weights and data order alike; trials of one search share it (paired differences)."""
+    objective: Literal["next", "masked"] = later("next")
+    """next: each token from those before it; masked: some from all others (arXiv 1810.04805)."""
+    mask_rate: float = later(0.15)
+    """Share of the tokens that the masked objective hides and predicts; more can be better (arXiv 2202.08005)."""
+    mask_shares: tuple[float, float] = later((0.8, 0.1))
+    """Of these, the shares that become the mask token and another token at random; the rest stays as it is."""
 
     def __post_init__(self) -> None:
         check_ranges(self, RUN)
+        self._check_objective()
         if self.batch % self.model.context:
             raise UserError(
                 f"batch={self.batch} tokens is not a multiple of the context of {self.model.context}: "
@@ -158,6 +270,37 @@ class RunConfig:
         if self.warmup > self.tokens:
             raise UserError(f"warmup={self.warmup} tokens must lie between 0 and tokens={self.tokens}.")
 
+    def _check_objective(self) -> None:
+        if self.objective == "masked" and self.model.causal:
+            raise UserError("objective=masked needs a model that sees both ways: set model.causal=False as well.")
+        if self.objective == "next" and not self.model.causal:
+            raise UserError(
+                "model.causal=False sees the very token that objective=next predicts: set objective=masked as well."
+            )
+        if sum(self.mask_shares) > 1 + 1e-9:
+            one, other = self.mask_shares
+            raise UserError(f"mask_shares={one:g},{other:g} are parts of the hidden tokens and sum to more than 1.")
+        if self.parametrisation != "sp" and not self.model.scaled_attention:
+            raise UserError(
+                f"parametrisation={self.parametrisation} divides attention by the size of a head, and "
+                "model.scaled_attention=False by nothing: use parametrisation=sp or model.scaled_attention=True."
+            )
+        if self.parametrisation == "completep" and self.model.norm_place == "post":
+            raise UserError(
+                "parametrisation=completep weighs what a block adds to the stream, and model.norm_place=post takes the "
+                "weight away: use model.norm_place=pre, or parametrisation=mup."
+            )
+
+    @property
+    def ragged(self) -> bool:
+        """Sequences may have different numbers of tokens to predict."""
+        return self.objective == "masked" or self.data.pack == "documents"
+
+    @property
+    def predicted(self) -> float:
+        """Share of the tokens of a sequence that the output head sees (padding counted as seen)."""
+        return self.mask_rate if self.objective == "masked" else 1.0
+
     @property
     def steps(self) -> int:
         """Optimiser steps of the whole schedule."""
@@ -168,11 +311,42 @@ class RunConfig:
         return max(1, round(tokens / self.batch))
 
     def shaped(self, depth: int, width: int, heads: int) -> RunConfig:
-        """The same run with a smaller or larger model of the same family; ffn and kv_heads keep their ratios."""
+        """The same run with a smaller or larger model of the same family; ffn, kv_heads, qk_dim and v_dim keep their
+        ratios."""
         old = self.model
+        size = width / heads / old.head_dim
+        qk, v = (d and max(2, 2 * round(d * size / 2)) for d in (old.qk_dim, old.v_dim))
         ffn = None if old.ffn is None else max(1, round(old.ffn * width / old.width))
         kv = None if old.kv_heads is None else max(1, heads * old.kv_heads // old.heads)
-        return replace(self, model=replace(old, depth=depth, width=width, heads=heads, ffn=ffn, kv_heads=kv))
+        shape = replace(old, depth=depth, width=width, heads=heads, ffn=ffn, kv_heads=kv, qk_dim=qk, v_dim=v)
+        return replace(self, model=shape)
+
+
+def knobs(run: RunConfig) -> dict[str, Any]:
+    """What a run sets beyond what GPT-2 and LLaMA need, by dotted field."""
+    found = dict[str, Any]()
+    for prefix, config in (("", run), ("model.", run.model), ("data.", run.data)):
+        later = [field for field in fields(config) if field.metadata.get("later")]
+        values = {field.name: getattr(config, field.name) for field in later}
+        found |= {f"{prefix}{f.name}": values[f.name] for f in later if values[f.name] != f.default}
+    return found
+
+
+def override(config: T, assignments: Iterable[str]) -> T:
+    """trainer.typed.override; of a run, `family=NAME` stands for all settings of that row of trainer.families."""
+    given = list[str]()
+    for assignment in assignments:
+        key, _, name = assignment.partition("=")
+        if key.strip() == "family" and isinstance(config, RunConfig):
+            given += [f"{field}={written(value)}" for field, value in families.settings(name.strip()).items()]
+        else:
+            given.append(assignment)
+    return typed.override(config, given)
+
+
+def written(value: Any) -> str:
+    """A value as `override` reads it."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _divisors(n: int) -> str:

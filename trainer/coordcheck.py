@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from trainer.architecture.model import Transformer
 from trainer.config import RunConfig
+from trainer.data.masking import NOTHING
 from trainer.errors import UserError
 from trainer.optimizer import make_optimizer, set_lr
 
@@ -70,13 +71,17 @@ def _moved(run: RunConfig, lr: float, steps: int) -> dict[str, float]:
     generator = torch.Generator().manual_seed(run.seed)
     # A few common tokens: with uniform ones there is nothing to learn, and the gradient's direction is noise.
     tokens = (torch.rand(8, run.model.context + 1, generator=generator) ** 3 * run.model.vocabulary).long()
-    before = _activations(model, tokens[:, :-1])
+    tokens, targets = tokens[:, :-1], tokens[:, 1:]
+    if run.objective == "masked":  # every eighth is hidden behind the last id
+        targets = torch.where(torch.arange(run.model.context) % 8 == 0, tokens, NOTHING)
+        tokens = torch.where(targets == NOTHING, tokens, run.model.vocabulary - 1)
+    before = _activations(model, tokens)
     for _ in range(steps):
         set_lr(optimizer, lr)
-        model.loss(tokens[:, :-1], tokens[:, 1:]).backward()
+        model.loss(tokens, targets).backward()
         optimizer.step()
         optimizer.zero_grad()
-    after = _activations(model, tokens[:, :-1])
+    after = _activations(model, tokens)
     return {name: (after[name] - before[name]).abs().mean().item() for name in before}
 
 

@@ -87,6 +87,8 @@ def final(
         raise UserError(
             "A sharded model is neither sampled nor evaluated while it trains: leave --samples, --tasks out."
         )
+    if plan.samples and not plan.run.model.causal:
+        raise UserError("A masked language model writes no text from left to right: leave --samples out.")
     files = {task: locate(task, None, download=False) for task in plan.tasks}
     run = replace(plan.run, micro_batch=_fitting(plan, workers, device))
     if run.batch // run.model.context < workers.size:
@@ -235,14 +237,15 @@ class _Keeper:
 
     def row(self, report: Report) -> Row:
         """Of the log: the report, flat, with this run's clock."""
-        row = {key: value for key, value in asdict(report).items() if key not in ("status", "reason", "flops")}
+        left_out = ("status", "reason", "flops", "scores")
+        row = {key: value for key, value in asdict(report).items() if key not in left_out}
         row["seconds"] = round(self.before + time.monotonic() - self.began, 3)
         tokens, seconds = self.last
         if report.tokens > tokens:
             row["tokens_per_second"] = round((report.tokens - tokens) / max(1e-9, report.seconds - seconds), 1)
             self.last = report.tokens, report.seconds
             if self.peak:
-                speed = row["tokens_per_second"] * flops_per_token(self.training.run.model)
+                speed = row["tokens_per_second"] * flops_per_token(self.training.run.model, self.training.run.predicted)
                 row["mfu"] = round(speed / self.peak / self.training.parallel.size, 4)
         if report.val_loss is not None or report.step % (10 * self.every) == 0:
             self.log.append(dict(row))

@@ -51,6 +51,10 @@ def generate(
     drawn (a padded vocabulary has rows that mean nothing). Where the context is full, the older half of it is
     forgotten: what is left is read again, since learned positions cannot be moved.
     """
+    if not model.config.causal:
+        raise UserError(
+            "This model sees both ways and was trained to fill in masked tokens: it cannot write from left to right."
+        )
     if not prompt:
         raise UserError("Generation needs a prompt of at least one token: end-of-text begins a new text.")
     for name, value, good in (
@@ -69,8 +73,7 @@ def generate(
     for _ in range(max_tokens):
         if cache.length == context:
             cache, fresh = KVCache(model.config, samples, device), seen[:, -max(1, context // 2) :]
-        x = model.features(fresh, cache=cache)[:, -1]
-        logits = torch.nn.functional.linear(x, model.head_weight)[:, :allowed].float() * model.scales.logits
+        logits = model.logits(model.features(fresh, cache=cache)[:, -1], allowed).float()
         if temperature == 0:
             token = logits.argmax(-1, keepdim=True)
         else:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from trainer.config import RunConfig, to_dict
 from trainer.data import Batches, Prepared
 from trainer.devices import pick_device, use_bf16
 from trainer.errors import UserError
+from trainer.inputs import make_inputs, masking, model_inputs, train_batches, val_batches
 from trainer.optimizer import make_optimizer, set_lr
 from trainer.parallel import Parallel, like, whole
 from trainer.schedule import decay_start, multiplier, warmup_steps
@@ -50,6 +51,8 @@ class Report:
     """Spent since then, evaluations not counted."""
     reason: str = ""
     """Why it diverged or stopped."""
+    scores: dict[str, float] = field(default_factory=dict[str, float])
+    """On tasks, by TASK/SCORE, where a finished member of a cohort was asked for them."""
 
 
 class Training:
@@ -65,6 +68,8 @@ class Training:
         if run.lr is None:
             raise UserError("This run has no learning rate: give --lr, or search for one.")
         self.run, self.data, self.peak_lr = run, data, run.lr
+        if run.objective == "masked":
+            masking(run, data)  # tells at once where there is no mask token
         self.device, self.parallel = device or pick_device(), parallel or Parallel()
         self.model = self.parallel.build(run, self.device)
         self.loss_function = self.parallel.loss_function(self.model)
@@ -75,8 +80,7 @@ class Training:
         """Why to stop after the step under way, for a signal handler to say."""
         self.saved_trunk: int | None = None
         """Tokens at which `reports` saved a trunk."""
-        self.train_batches = Batches(data.train, run.model.context, run.seed)
-        self.val_batches = Batches(data.val, run.model.context, None)
+        self.train_batches, self.val_batches = train_batches(run, data), val_batches(run, data)
         self.autocast = torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=use_bf16(run, self.device))
 
     # --- one step -----------------------------------------------------------------------------------------------
@@ -110,10 +114,11 @@ class Training:
         sequences = run.batch // run.model.context
         total = torch.zeros((), device=self.device)
         parts = workers.passes(sequences, self.micro_batch)
-        for i, part in enumerate(parts):
-            batch = self.train_batches.sequences(self.step * sequences + part.start, len(part) or 1)
+        losses = self._losses(self.train_batches, self.step * sequences, sequences, parts)
+        for i in range(len(parts)):
             with workers.accumulate(self.model, last=i + 1 == len(parts)):
-                loss = self._loss(batch) * (len(part) / sequences)  # an empty pass reads one, with weight 0
+                mean, share = next(losses)
+                loss = mean * share
                 (loss * workers.size).backward()  # workers' gradients are averaged
             total += loss.detach()
         return total
@@ -123,8 +128,26 @@ class Training:
         """Sequences a forward pass."""
         return passes.sequences(self.run, self.device)
 
+    def _losses(
+        self, batches: Batches, first: int, sequences: int, parts: Sequence[range]
+    ) -> Iterator[tuple[Tensor, float]]:
+        """Of each part of the windows first ... first + sequences - 1: its mean loss, and its share of what is asked
+        for in all of them. An empty part reads one window, with share 0."""
+        run, data = self.run, self.data
+        whole = make_inputs(run, data, batches, first, sequences) if run.ragged else None
+        for part in parts:
+            size = len(part) or 1
+            if whole is None:
+                yield self._loss(batches.sequences(first + part.start, size)), len(part) / sequences
+                continue
+            start = min(part.start, sequences - 1)
+            mine = whole.part(slice(start, start + size))
+            with self.autocast:
+                loss = self.loss_function(*mine.to(self.device))
+            yield loss, float(mine.asked.sum() / max(1, whole.asked.sum())) if part else 0.0
+
     def _loss(self, sequences: np.ndarray) -> Tensor:
-        """Mean loss of sequences [B, context + 1]."""
+        """Mean loss of the next tokens of sequences [B, context + 1]."""
         tokens, targets, documents = model_inputs(self.run, self.data, sequences, self.device)
         with self.autocast:
             return self.loss_function(tokens, targets, documents)
@@ -137,10 +160,10 @@ class Training:
     def evaluate_some(self, sequences: int) -> float:
         """Mean loss on the first `sequences` held-out sequences."""
         total = torch.zeros((), dtype=torch.float64)
-        for part in self.parallel.passes(sequences, self.micro_batch):
-            loss = self._loss(self.val_batches.sequences(part.start, len(part) or 1))
-            total += loss.item() * len(part)
-        return self.parallel.sum(total.to(self.device)).item() / sequences
+        parts = self.parallel.passes(sequences, self.micro_batch)
+        for part, (loss, share) in zip(parts, self._losses(self.val_batches, 0, sequences, parts), strict=True):
+            total += loss.item() * (share if self.run.ragged else len(part))
+        return self.parallel.sum(total.to(self.device)).item() / (1 if self.run.ragged else sequences)
 
     # --- checkpoints --------------------------------------------------------------------------------------------
 
@@ -248,7 +271,9 @@ class Training:
         if reason := divergence(run, [val_loss], warm=True):
             yield report("diverged", reason=reason)
             return
-        bits = val_loss / math.log(2) / self.data.bytes_per_token
+        bits = None  # of a masked model the loss is of some tokens, given all others: no code for the text
+        if run.objective == "next":
+            bits = val_loss / math.log(2) / self.data.bytes_per_token
         yield report("finished", val_loss=val_loss, bits_per_byte=bits)
 
     def _reporter(self) -> Callable[..., Report]:
@@ -278,18 +303,6 @@ def divergence(run: RunConfig, losses: list[float], warm: bool) -> str:
     cap = run.loss_cap or 1.5 * math.log(run.model.vocabulary)
     mean = sum(losses) / len(losses)
     return f"a loss of {mean:.2f} is above the cap of {cap:.2f} nats" if warm and mean > cap else ""
-
-
-def model_inputs(
-    run: RunConfig, data: Prepared, sequences: np.ndarray, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Sequences [B, context + 1] -> (tokens [B, T], targets [B, T], document numbers [B, T] where they matter)."""
-    batch = torch.from_numpy(sequences)
-    if device.type == "cuda":
-        batch = batch.pin_memory().to(device, non_blocking=True)
-    tokens, targets = batch[:, :-1], batch[:, 1:]
-    documents = (tokens == data.end_of_text).cumsum(1) if run.data.mask_documents else None
-    return tokens, targets, documents
 
 
 def train(

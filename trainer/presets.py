@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from trainer.config import DataConfig, ModelConfig, RunConfig
+from trainer.config import DataConfig, ModelConfig, RunConfig, override
 from trainer.errors import UserError
 from trainer.targets import read_target
 
@@ -36,6 +36,17 @@ def llama(depth: int, width: int, heads: int, kv_heads: int | None = None, token
     return RunConfig(model=model, data=data, tokens=tokens, batch=GPT2_BATCH, warmup=tokens // 50)
 
 
+def nine_million(family: str) -> RunConfig:
+    """The tiny-transformers course's "9M" (of which 8.4M in blocks) on TinyStories (arXiv 2305.07759): a story a
+    sequence, 256 of them a step, about one epoch of 2.1 million stories. Of 10,000 ids one is the mask's where there is
+    one, so the tokenizer has 9,999 for all."""
+    model = ModelConfig(depth=4, width=512, heads=8, ffn=1024, context=512, vocabulary=10_000)
+    data = DataConfig(corpus="tinystories", tokenizer="bpe:9999", val_tokens=524_288, pack="documents")
+    tokens = 8_200 * 131_072
+    run = RunConfig(model=model, data=data, tokens=tokens, batch=131_072, warmup=tokens // 50)
+    return override(run, [f"family={family}"])
+
+
 def laptop() -> RunConfig:
     """A GPT of 0.37M parameters on the running interpreter's standard library: minutes on two cores."""
     model = ModelConfig(depth=2, width=64, heads=2, context=128, vocabulary=4096)
@@ -47,6 +58,9 @@ def laptop() -> RunConfig:
 
 PRESETS: dict[str, Callable[[], RunConfig]] = {
     "laptop": laptop,
+    "gptneo-9m": lambda: nine_million("gptneo"),
+    "bert-9m": lambda: nine_million("bert"),
+    "roberta-9m": lambda: nine_million("roberta"),
     "tiniest": lambda: gpt2(1, 64, 1),
     "tinier": lambda: gpt2(2, 128, 2),
     "tiny": lambda: gpt2(3, 192, 3),

@@ -54,6 +54,11 @@ RUN: Mapping[str, Range] = {
     "vocabulary": Range(1, 2**31 - 1, whole=True),  # 1: the shapes of a table, whose FLOPs leave the head out
     "norm_eps": Range(0, 1, above=True),
     "rope_base": Range(1, 1e12, above=True),
+    "qk_dim": Range(1, 2**16, whole=True),
+    "v_dim": Range(1, 2**16, whole=True),
+    "windows": Range(0, 2**24, whole=True),
+    "ffn_layers": Range(1, 64, whole=True),
+    "logit_cap": Range(0, 1e6),
     # the data
     "val_tokens": TOKENS,
     "epochs": Range(0, 1e6, above=True),
@@ -73,6 +78,8 @@ RUN: Mapping[str, Range] = {
     "micro_batch": COUNT,
     "loss_cap": POSITIVE,
     "seed": SEED,
+    "mask_rate": Range(0, 1, above=True),
+    "mask_shares": SHARE,
 }
 """Of a run: trainer.config."""
 

@@ -3,6 +3,7 @@ holds fails where it is read."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import types
@@ -14,9 +15,34 @@ from trainer.errors import UserError
 T = TypeVar("T")
 
 
+def later(default: T) -> T:
+    """A dataclass field that came after files had been written: `to_dict` leaves it out at its default, so that files
+    of today and of before are alike."""
+    return dataclasses.field(default=default, metadata={"later": True})  # type: ignore[return-value]
+
+
+def later_dict() -> dict[str, Any]:
+    """The same of a dict that is empty by default."""
+    return dataclasses.field(default_factory=dict, metadata={"later": True})
+
+
 def to_dict(config: Any) -> dict[str, Any]:
     """A dataclass as plain JSON values."""
-    return dataclasses.asdict(config)
+    values = dict[str, Any]()
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.metadata.get("later") and value in (field.default, {}):
+            continue
+        values[field.name] = _plain(value)
+    return values
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return to_dict(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return type(value)(map(_plain, value)) if type(value) in (list, tuple) else copy.deepcopy(value)
 
 
 def from_dict(kind: type[T], values: dict[str, Any]) -> T:
@@ -89,6 +115,8 @@ def _parse(hint: Any, text: str, where: str) -> Any:
         return text
     if origin is tuple:
         parts = text.split(",")
+        if arguments[1:] == (...,):
+            return tuple(_parse(arguments[0], part, where) for part in parts)
         if len(parts) != len(arguments):
             raise UserError(f"--set {where}: {len(arguments)} values with commas between are needed, not {len(parts)}.")
         return tuple(_parse(a, part, where) for a, part in zip(arguments, parts, strict=True))

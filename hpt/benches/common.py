@@ -30,6 +30,8 @@ class Options:
     compiled: bool = False
     members: tuple[int, ...] = ()
     nanogpt: Path | None = None
+    families: tuple[str, ...] = ()
+    """Of models, that step times against GPT-2; all: every one."""
     deadline: float = math.inf
     """On time.perf_counter: shapes that would begin later are left out."""
 

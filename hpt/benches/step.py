@@ -45,7 +45,7 @@ def _shape(run: RunConfig, data: Prepared, options: Options) -> list[Row]:
             "way": name,
             "ms": 1e3 * time,
             "tokens_per_second": run.batch / time,
-            "mfu": flops_per_token(run.model) * run.batch / time / top if top else None,
+            "mfu": flops_per_token(run.model, run.predicted) * run.batch / time / top if top else None,
             "peak_mib": memory[name] / 2**20 if device.type == "cuda" else None,
             "speedup": taken["plain"] / time,
         }

@@ -190,11 +190,11 @@ def show_result(follower: Follower, answer: dict[str, Any], usd_per_hour: float)
         console.print(f"stopped at step {result['step']:,}: {result['reason']} ({spent})")
         console.print(f"the same command goes on from {result['checkpoint']}")
         return 130 if result["reason"] == INTERRUPTED else 0, short_result
-    bits = result["bits_per_byte"]
-    console.print(f"validation loss [bold]{result['loss']:.4f}[/bold] nats a token, {bits:.4f} bits a byte, {spent}")
+    bits = "" if result["bits_per_byte"] is None else f", {result['bits_per_byte']:.4f} bits a byte"
+    console.print(f"validation loss [bold]{result['loss']:.4f}[/bold] nats a token{bits}, {spent}")
     console.print(f"checkpoint         {result['checkpoint']}")
     console.print(f"review             {ui_command(follower.final.uri)}")
-    if follower.store.local is not None:
+    if follower.store.local is not None and follower.plan.run.model.causal:
         console.print(f"use it             python -m hpt.generate {follower.place} --prompt 'Once'")
     return 0, short_result
 
@@ -215,7 +215,11 @@ def dry_run(plan: Plan, data: Prepared, workers: int, usd_per_hour: float, conso
     passes = plan.evaluations * measured.eval_seconds
     seconds = (run.steps * measured.step_seconds + passes) / workers
     peak = peak_flops(run, device)
-    mfu = f", MFU {flops_per_token(run.model) * run.batch / measured.step_seconds / peak:.0%}" if peak else ""
+    mfu = (
+        f", MFU {flops_per_token(run.model, run.predicted) * run.batch / measured.step_seconds / peak:.0%}"
+        if peak
+        else ""
+    )
     price = f", ${seconds / 3600 * usd_per_hour * workers:.2f}" if usd_per_hour else ""
     sharing = f" on {workers} devices, if they shared the work perfectly" if workers > 1 else ""
     total = parameters(run.model).total

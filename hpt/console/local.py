@@ -23,7 +23,7 @@ from search.execution.worker import Own, calibrate_here
 from search.records import History, Trial
 from trainer.architecture.counts import run_flops
 from trainer.config import RunConfig, to_dict
-from trainer.data import check_enough, prepare
+from trainer.data import prepare
 from trainer.devices import usable_cpus
 
 FREE = Spending()
@@ -48,10 +48,12 @@ def make(config: SearchConfig, directory: SearchDir, train: Callable[[Any, Any],
             grace=options.grace,
         )
     check_strategy(config.strategy, strategy, name, trainer)
+    if config.tasks:
+        raise UserError("find_lr scores no tasks: python -m hpt.search --tasks does, with hpt's own trainer.")
     data = None
     if trainer is None:
         data = prepare(target.data, vocabulary=target.model.vocabulary)
-        check_enough(data, target.data, target.tokens)
+        check_data(target, data)
     count = 1 if trainer is None else config.slots or 1
     return Setup(
         config=config,

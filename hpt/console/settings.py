@@ -38,6 +38,7 @@ from trainer.config import RunConfig, from_dict, override
 from trainer.data import Prepared
 from trainer.devices import peak_speed, usable_cpus
 from trainer.errors import UserError
+from trainer.evals.suite import LIMIT, Reading, Suite
 from trainer.presets import preset
 
 TARGET_FILE = "target.toml"
@@ -117,6 +118,10 @@ class SearchConfig(cli.Common):
     mi300x ..., or cpu, this machine's) with what is assumed of it, without data, network or Ray."""
     mfu: float | None = None
     """With --device: the share of its peak that a step reaches; default: typical of the model's size."""
+    tasks: tuple[str, ...] = ()
+    """Score every finished trial on these, such as hellaswag blimp; their cost is part of each trial's."""
+    task_limit: int = LIMIT
+    """Items of each task, spread evenly over its file."""
     grid: Grid = field(default_factory=Grid)
     hyperband: Hyperband = field(default_factory=Hyperband)
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
@@ -251,6 +256,8 @@ class Setup:
     resumed: bool
     trainer: Command | None = None
     """None: hpt's own."""
+    suite: Suite | None = None
+    """Tasks that trials are scored on."""
     begun: SearchConfig | None = None
     """Its configuration before it was topped up."""
 
@@ -291,6 +298,7 @@ def override_data(run: RunConfig, corpus: str | None, tokenizer: str | None) -> 
 def make_problem(setup: Setup, timings: dict[str, Timing], launch: float = 0.0) -> Problem:
     """What the strategy is asked. launch: seconds that one worker takes to start."""
     config, slots = setup.config, setup.slots
+    read = setup.suite.reading(setup.target) if setup.suite else Reading(0, 1.0)
     planned = config if setup.strategy.grows else setup.begun or config
     peak = 0.0 if setup.trainer is not None else peak_speed(setup.target)
     if config.device is not None:
@@ -302,6 +310,8 @@ def make_problem(setup: Setup, timings: dict[str, Timing], launch: float = 0.0) 
             usd_per_hour=config.usd_per_hour / slots.per_device,
             flops_per_second=0.0 if timings else peak / slots.per_device,
             timings=timings,
+            task_tokens=read.tokens,
+            task_share=read.share,
         ),
         lr_range=config.lr_range,
         proxies=menu(setup),

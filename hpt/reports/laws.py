@@ -56,7 +56,7 @@ def _hypotheses(found: Found, axis: Axis, xs: np.ndarray, used: str) -> list[Law
         Point(
             N=c.n_non_embedding,
             D=c.horizon,
-            C=flops_per_token(c.run.model) * c.horizon,
+            C=flops_per_token(c.run.model, c.run.predicted) * c.horizon,
             log_lr=o.log_lr,
             sd=o.sd,
             edge=o.edge,
@@ -65,7 +65,9 @@ def _hypotheses(found: Found, axis: Axis, xs: np.ndarray, used: str) -> list[Law
     ]
     model = found.target.model
     goal = Point(
-        N=parameters(model).non_embedding, D=found.target.tokens, C=flops_per_token(model) * found.target.tokens
+        N=parameters(model).non_embedding,
+        D=found.target.tokens,
+        C=flops_per_token(model, found.target.predicted) * found.target.tokens,
     )
     guesses: dict[str, list[tuple[float, float]]] = {}
     for i, x in enumerate(xs):

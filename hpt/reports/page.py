@@ -9,6 +9,7 @@ from html import escape
 from hpt.reports.chart import DARK, LIGHT, Chart
 from hpt.reports.chart import STYLE as DRAWN
 from hpt.reports.charts import best_lr, final_run, learning_curves, rungs, u_curves
+from hpt.reports.comparison import comparison, doubts
 from hpt.reports.gather import FinalFound, Found
 from hpt.reports.text import (
     bill_rows,
@@ -84,6 +85,12 @@ def final_page(found: FinalFound) -> str:
         _section("Samples", f"<pre>{escape(found.samples)}</pre>" if found.samples else ""),
     ]
     return _page(f"{found.path.name}: final run", "".join(parts))
+
+
+def comparison_page(runs: Sequence[FinalFound]) -> str:
+    headers, rows, charts = comparison(runs)
+    parts = [_list(map(escape, doubts(runs))), _table(headers, rows), _charts("On the way", charts)]
+    return _page("Final runs compared", "".join(parts))
 
 
 def ablation_page(verdicts: dict[str, str], charts: Sequence[Chart]) -> str:

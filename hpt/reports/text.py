@@ -12,6 +12,7 @@ from hpt.reports.gather import FinalFound, Found
 from hpt.reports.numbers import duration, short, written
 from search.transfer.outlook import outlook, untried
 from trainer.architecture.counts import parameters, run_flops
+from trainer.evals.suite import leading
 
 TRIAL_HEADERS = (
     "trial",
@@ -132,7 +133,13 @@ def commands(found: Found) -> list[str]:
 
 
 def trial_headers(found: Found) -> tuple[str, ...]:
-    return (*TRIAL_HEADERS, "dollars") if any(t.usd for t in found.trials) else TRIAL_HEADERS
+    priced = ("dollars",) if any(t.usd for t in found.trials) else ()
+    return (*TRIAL_HEADERS, *scored_tasks(found), *priced)
+
+
+def scored_tasks(found: Found) -> list[str]:
+    """Tasks that some trial was scored on."""
+    return sorted({task for trial in found.trials for task in leading(trial.scores)})
 
 
 def trial_rows(found: Found) -> list[list[tuple[str, float | str]]]:
@@ -141,13 +148,14 @@ def trial_rows(found: Found) -> list[list[tuple[str, float | str]]]:
     for t in found.trials:
         if t.id == "calibration":
             continue
-        n = parameters(t.run.model).total
+        n, scores = parameters(t.run.model).total, leading(t.scores)
         bill: list[tuple[str, float | str]] = [(f"{t.usd:.3f}", t.usd)] if priced else []
         rows.append([
             (t.id, t.id), (f"{t.lr:.3g}", t.lr), (short(n), n), (short(t.horizon), t.horizon),
             (f"{t.run.steps_at(t.horizon):,}", t.run.steps_at(t.horizon)), (short(t.run.batch), t.run.batch),
             ("" if t.loss is None else f"{t.loss:.4f}", "" if t.loss is None else t.loss), (t.status, t.status),
             (str(t.tags.get("stage", "")), str(t.tags.get("stage", ""))), (f"{t.seconds / 60:.2f}", t.seconds),
+            *((f"{scores[task]:.4g}", scores[task]) if task in scores else ("", "") for task in scored_tasks(found)),
             *bill,
         ])  # fmt: skip
     return sorted(rows, key=lambda row: (row[6][1] == "", row[3][1] and -float(row[3][1]), row[6][1]))
@@ -160,10 +168,10 @@ def final_rows(found: FinalFound) -> Rows:
         ("learning rate", f"{run.lr:.3g}, {run.schedule}"),
         ("status", result["status"] + (f": {result['reason']}" if result.get("reason") else "")),
     ]
+    bits = result.get("bits_per_byte")
     if result.get("loss") is not None:
-        rows.append(
-            ("validation loss", f"{result['loss']:.4f} nats a token, {result['bits_per_byte']:.4f} bits a byte")
-        )
+        more = "" if bits is None else f", {bits:.4f} bits a byte"
+        rows.append(("validation loss", f"{result['loss']:.4f} nats a token{more}"))
     search = found.predicted
     if search is not None and search.interval90:
         low, high = search.interval90
@@ -231,6 +239,11 @@ def latex(found: Found) -> str:
         _tex(trial_headers(found), _shown(found), "All trials."),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def tables_latex(headers: Sequence[str], rows: Rows, caption: str) -> str:
+    """One table for a paper, by booktabs."""
+    return _tex(headers, rows, caption) + "\n"
 
 
 def _tex(headers: Sequence[str], rows: Rows, caption: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from hpt.reports.numbers import short
 from search.records import Trial
 from trainer.architecture.counts import parameters
-from trainer.config import RunConfig
+from trainer.config import RunConfig, knobs, written
 from trainer.devices import peak_of
 
 KEY = "hpt"
@@ -102,6 +102,7 @@ def run_params(run: RunConfig, horizon: int) -> dict[str, Any]:
         "weight_decay": run.weight_decay,
         "parametrisation": run.parametrisation,
         "seed": run.seed,
+        **{name: written(value) for name, value in knobs(run).items()},
     }
 
 
@@ -121,4 +122,4 @@ def trial_metrics(trial: Trial) -> dict[str, float]:
         "tokens_per_second": trial.tokens_per_second or None,
         "flops": trial.flops,
     }
-    return {k: float(v) for k, v in values.items() if v is not None}
+    return {k: float(v) for k, v in {**values, **trial.scores}.items() if v is not None}

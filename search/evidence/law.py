@@ -112,7 +112,7 @@ def _point(cell: Cell, optimum: Optimum) -> Point:
 def _point_of(run: RunConfig, tokens: float, optimum: Optimum | None = None) -> Point:
     n = parameters(run.model).non_embedding
     where = {"log_lr": optimum.log_lr, "sd": optimum.sd, "edge": optimum.edge} if optimum else {}
-    return Point(N=n, D=tokens, C=flops_per_token(run.model) * tokens, **where)
+    return Point(N=n, D=tokens, C=flops_per_token(run.model, run.predicted) * tokens, **where)
 
 
 def _at(point: Point, variable: str) -> float:

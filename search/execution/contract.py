@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Protocol
 
 from search.records import Proposal, Trial
@@ -69,6 +69,8 @@ class Job:
     """torch threads; more than one only when a slot owns several cores."""
     compile: bool = False
     """By torch.compile."""
+    suite: Any = None
+    """Tasks that a finished trial is scored on (trainer.evals.suite.Suite); None: none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +90,8 @@ class Progress:
     pack: int = 1
     """Proposals trained together, itself included."""
     trunk: int | None = None
+    scores: dict[str, float] = field(default_factory=dict[str, float])
+    """On tasks, by TASK/SCORE."""
     error: str = ""
     fatal: bool = False
     """The error would hit every other trial as well (a full disk, say)."""
@@ -111,6 +115,7 @@ class Progress:
             "device": self.device,
             "pack": self.pack,
             "trunk": self.trunk,
+            "scores": self.scores,
             "error": self.error,
         }
 

@@ -40,6 +40,7 @@ from trainer.cohorts.calibrate import Calibration  # noqa: E402
 from trainer.config import RunConfig  # noqa: E402
 from trainer.data import Prepared  # noqa: E402
 from trainer.errors import UserError  # noqa: E402
+from trainer.evals.suite import Suite  # noqa: E402
 from trainer.local_ray import RayHealth  # noqa: E402
 
 # Tune's snapshot of its own state is not used, and copying it can race with its renaming: that is nobody's business.
@@ -57,7 +58,13 @@ def resources(gpu: int) -> dict[str, float]:
 
 
 def calibrate_shapes(
-    runs: list[RunConfig], data: Prepared, gpu: int, threads: int, pack: int | None, most_seconds: float = math.inf
+    runs: list[RunConfig],
+    data: Prepared,
+    gpu: int,
+    threads: int,
+    pack: int | None,
+    most_seconds: float = math.inf,
+    suite: Suite | None = None,
 ) -> tuple[list[Calibration], float, float]:
     """Twenty steps of each run, one after the other, where trials will run; packs as trainer.cohorts has them.
 
@@ -67,7 +74,7 @@ def calibrate_shapes(
     remote = ray.remote(num_cpus=1, num_gpus=gpu)(calibrate_here)
     began, found, launch = time.monotonic(), list[Calibration](), 0.0
     for run in runs:
-        task = remote.remote(run, data, threads, pack)
+        task = remote.remote(run, data, threads, pack, suite)
         left = began + most_seconds - time.monotonic()
         try:
             found.append(ray.get(task, timeout=None if left == math.inf else max(0.1, left)))
@@ -115,6 +122,7 @@ def execute(
     on_trial: Callable[[Trial], None],
     trainer: Trainer | None = None,
     last_words: Callable[[str], None] = print,
+    suite: Suite | None = None,
 ) -> bool:
     """Run the session until it is over; every ended trial is in the directory before `on_trial` hears of it.
 
@@ -133,7 +141,13 @@ def execute(
     watch = Watch(desk, directory, loop.end, RayHealth().fault, last_words)
     loop.check = watch.check
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)  # or the workers would start one after the other
-    common = {"data": data, "checkpoints": trunks.address, "threads": threads, "trainer": trainer or Own()}
+    common = {
+        "data": data,
+        "checkpoints": trunks.address,
+        "threads": threads,
+        "trainer": trainer or Own(),
+        "suite": suite,
+    }
     scratch = tempfile.mkdtemp(prefix="hpt-tune-")
     try:
         with watch.running():

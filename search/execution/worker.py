@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -20,6 +20,7 @@ from trainer.config import RunConfig
 from trainer.data import Prepared, here
 from trainer.devices import device_name, pick_device
 from trainer.errors import UserError
+from trainer.evals.suite import Suite
 from trainer.loop import Report
 
 
@@ -124,7 +125,7 @@ class _Pack:
 
     def __init__(self, proposals: list[Proposal], job: Job, device: torch.device) -> None:
         began, self.store = time.perf_counter(), Trunks(job.checkpoints)
-        self.proposals = proposals
+        self.proposals, self.suite, self.reading = proposals, job.suite, None
         assert job.data is not None
         self.cohort = Cohort([p.run for p in proposals], here(job.data, proposals[0].run), device, compile=job.compile)
         _loaded(self.cohort, proposals, self.store)
@@ -134,7 +135,9 @@ class _Pack:
         self.startup = (time.perf_counter() - began) / len(proposals)
 
     def progress(self) -> Iterator[dict[str, Progress]]:
-        for reports in self.cohort.reports([p.horizon for p in self.proposals], trunks=self.trunks):
+        horizons, suite = [p.horizon for p in self.proposals], self.suite
+        look = None if suite is None else lambda model: suite.scores(model, self.proposals[0].run)
+        for reports in self.cohort.reports(horizons, trunks=self.trunks, look=look):
             for i in [i for i in self.cohort.saved_trunks if i in self.trunks]:
                 self.store.put(self.proposals[i].id)
                 del self.trunks[i]
@@ -146,6 +149,7 @@ class _Pack:
             train_curve.append((report.tokens, report.train_loss))
         if report.val_loss is not None:
             curve.append((report.tokens, report.val_loss))
+        evaluated = len(curve) * evaluation_flops(self.proposals[member].run) + self._tasks(member, report)
         return Progress(
             status=report.status,
             tokens=report.tokens,
@@ -155,12 +159,21 @@ class _Pack:
             curve=tuple(curve),
             train_curve=thinned(train_curve) if report.status != "running" else (),
             train_seconds=self.startup + report.seconds,
-            flops=report.flops + len(curve) * evaluation_flops(self.proposals[member].run),
+            flops=report.flops + evaluated,
             device=device_name(self.cohort.device),
             pack=len(self.proposals),
             trunk=self.cohort.saved_trunks.get(member),
+            scores=report.scores,
             error=report.reason,
         )
+
+    def _tasks(self, member: int, report: Report) -> float:
+        """FLOPs of a report's scores."""
+        if self.suite is None or not report.scores:
+            return 0.0
+        run = self.proposals[member].run
+        self.reading = self.reading or self.suite.reading(run)
+        return self.reading.flops(run)
 
 
 def thinned(curve: list[tuple[int, float]], points: int = 200) -> tuple[tuple[int, float], ...]:
@@ -169,7 +182,16 @@ def thinned(curve: list[tuple[int, float]], points: int = 200) -> tuple[tuple[in
     return tuple(curve[::-1][::every][::-1])
 
 
-def calibrate_here(run: RunConfig, data: Prepared, threads: int, pack: int | None) -> Calibration:
+def calibrate_here(
+    run: RunConfig, data: Prepared, threads: int, pack: int | None, suite: Suite | None = None
+) -> Calibration:
+    """The tasks of the suite are part of a trial's evaluation."""
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
-    return calibrate(run, here(data, run), pack=pack, compile=None)
+    found = calibrate(run, here(data, run), pack=pack, compile=None)
+    if suite is None:
+        return found
+    began = time.perf_counter()
+    tasks = suite.seconds(run)
+    total = found.total_seconds + time.perf_counter() - began
+    return replace(found, eval_seconds=found.eval_seconds + tasks, total_seconds=total)

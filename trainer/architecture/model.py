@@ -1,111 +1,28 @@
-"""A decoder transformer whose architecture is configuration: GPT-2 and LLaMA are two settings of it.
+"""A transformer whose architecture is configuration: GPT-2, LLaMA, GPT-Neo and BERT are settings of it
+(trainer.families). Its parts are beside it: attention, blocks.
 
-Shapes: B sequences, T tokens, C width, H heads, K key/value heads, E head size, V vocabulary.
+Shapes: B sequences, T tokens, C width, V vocabulary.
 """
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import re
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainer.architecture.attention import FP32_ATTENTION as FP32_ATTENTION
+from trainer.architecture.attention import KVCache as KVCache
+from trainer.architecture.attention import attention_mask
+from trainer.architecture.attention import document_mask as document_mask
+from trainer.architecture.attention import rope_table as rope_table
+from trainer.architecture.attention import rotate as rotate
+from trainer.architecture.blocks import Block, HeadTransform, make_norm
 from trainer.architecture.loss import linear_cross_entropy
-from trainer.architecture.parametrisation import Forward, Role, forward_scale, scale
+from trainer.architecture.parametrisation import Role, forward_scale, scale
 from trainer.config import ModelConfig, RunConfig
-
-# On a CPU the bf16 attention kernel is up to 4 x slower than the fp32 one for short contexts (128 x 32: 22 ms
-# against 6 ms for 64 heads forward and backward), and faster from about 512 x 64 on.
-FP32_ATTENTION = 256
-
-
-def make_norm(model: ModelConfig) -> nn.Module:
-    if model.norm == "rmsnorm":
-        return nn.RMSNorm(model.width, eps=model.norm_eps)
-    return nn.LayerNorm(model.width, eps=model.norm_eps, bias=model.bias)
-
-
-class LayerCache:
-    """Keys and values [B, K, T, E] of one layer, room for a whole context."""
-
-    def __init__(self, shape: tuple[int, ...], device: torch.device) -> None:
-        self.k, self.v, self.length = torch.zeros(shape, device=device), torch.zeros(shape, device=device), 0
-
-    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Append k and v; returns all of both so far."""
-        end = self.length + k.shape[2]
-        self.k[:, :, self.length : end], self.v[:, :, self.length : end] = k, v
-        self.length = end
-        return self.k[:, :, :end].to(k.dtype), self.v[:, :, :end].to(v.dtype)
-
-
-class KVCache:
-    """Of all layers, for generating `batch` texts at a time."""
-
-    def __init__(self, model: ModelConfig, batch: int, device: torch.device) -> None:
-        shape = (batch, model.n_kv_heads, model.context, model.head_dim)
-        self.layers = [LayerCache(shape, device) for _ in range(model.depth)]
-
-    @property
-    def length(self) -> int:
-        return self.layers[0].length
-
-
-class Attention(nn.Module):
-    """Causal self-attention with grouped key/value heads."""
-
-    def __init__(self, model: ModelConfig, forward: Forward) -> None:
-        super().__init__()
-        self.heads, self.kv_heads, self.head_dim = model.heads, model.n_kv_heads, model.head_dim
-        self.scale = forward.attention
-        self.qkv = nn.Linear(model.width, (model.heads + 2 * self.kv_heads) * self.head_dim, bias=model.bias)
-        self.out = nn.Linear(model.width, model.width, bias=model.bias)
-
-    def forward(self, x: Tensor, rope: Tensor | None, mask: Tensor | None, cache: LayerCache | None = None) -> Tensor:
-        batch, time, width = x.shape
-        heads = self.qkv(x).view(batch, time, self.heads + 2 * self.kv_heads, self.head_dim).transpose(1, 2)
-        q, k, v = heads.split([self.heads, self.kv_heads, self.kv_heads], dim=1)  # B H|K T E
-        if rope is not None:
-            q, k = rotate(q, rope), rotate(k, rope)
-        causal = mask is None and time > 1
-        if cache is not None:
-            k, v = cache.extend(k, v)
-        if self.kv_heads != self.heads:
-            k, v = (t.repeat_interleave(self.heads // self.kv_heads, dim=1) for t in (k, v))
-        fp32 = x.device.type == "cpu" and time <= FP32_ATTENTION
-        if fp32:
-            q, k, v = q.float(), k.float(), v.float()
-        with torch.autocast(x.device.type, enabled=False) if fp32 else nullcontext():
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, scale=self.scale)
-        return self.out(y.transpose(1, 2).reshape(batch, time, width))
-
-
-class FeedForward(nn.Module):
-    """GELU (tanh form, as GPT-2) or SwiGLU (arXiv 2002.05202)."""
-
-    def __init__(self, model: ModelConfig) -> None:
-        super().__init__()
-        self.up = nn.Linear(model.width, model.hidden, bias=model.bias)
-        self.gate = nn.Linear(model.width, model.hidden, bias=model.bias) if model.activation == "swiglu" else None
-        self.down = nn.Linear(model.hidden, model.width, bias=model.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.gate is None:
-            return self.down(F.gelu(self.up(x), approximate="tanh"))
-        return self.down(F.silu(self.gate(x)) * self.up(x))
-
-
-class Block(nn.Module):
-    def __init__(self, model: ModelConfig, forward: Forward) -> None:
-        super().__init__()
-        self.norm1, self.attention = make_norm(model), Attention(model, forward)
-        self.norm2, self.feed_forward = make_norm(model), FeedForward(model)
-        self.residual = forward.residual
-
-    def forward(self, x: Tensor, rope: Tensor | None, mask: Tensor | None, cache: LayerCache | None = None) -> Tensor:
-        x = torch.add(x, self.attention(self.norm1(x), rope, mask, cache), alpha=self.residual)
-        return torch.add(x, self.feed_forward(self.norm2(x)), alpha=self.residual)
+from trainer.data.masking import NOTHING
 
 
 class Transformer(nn.Module):
@@ -116,12 +33,15 @@ class Transformer(nn.Module):
     def __init__(self, run: RunConfig) -> None:
         super().__init__()
         model = run.model
-        self.config, self.scales = model, forward_scale(run)
+        self.config, self.scales, self.ragged = model, forward_scale(run), run.ragged
         self.embedding = nn.Embedding(model.vocabulary, model.width)
         self.positions = nn.Embedding(model.context, model.width) if model.positions == "learned" else None
-        self.blocks = nn.ModuleList(Block(model, self.scales) for _ in range(model.depth))
-        self.norm = make_norm(model)
+        self.embedding_norm = make_norm(model) if model.embedding_norm else None
+        self.blocks = nn.ModuleList(Block(model, self.scales, model.window(i)) for i in range(model.depth))
+        self.norm = make_norm(model) if model.norm_place == "pre" else None
+        self.head_transform = HeadTransform(model) if model.head_transform else None
         self.head = None if model.tied else nn.Linear(model.width, model.vocabulary, bias=False)
+        self.head_bias = nn.Parameter(torch.zeros(model.vocabulary)) if model.head_bias else None
         self.register_buffer("rope", rope_table(model), persistent=False)
         self._initialise(run)
 
@@ -136,37 +56,65 @@ class Transformer(nn.Module):
     def forward(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
         """tokens [B, T] -> logits [B, T, V]. `documents` [B, T] numbers the document of each token;
         given, attention stays inside a document."""
-        return F.linear(self.features(tokens, documents), self.head_weight) * self.scales.logits
+        return self.logits(self.features(tokens, documents))
+
+    def logits(self, features: Tensor, rows: int | None = None) -> Tensor:
+        """features [..., C] -> logits [..., V], of the first `rows` tokens of the vocabulary where given."""
+        logits = F.linear(features, self.head_weight[:rows]) * self.scales.logits
+        if self.head_bias is not None:
+            logits = logits + self.head_bias[:rows]
+        cap = self.config.logit_cap
+        return cap * torch.tanh(logits / cap) if cap else logits
 
     def loss(self, tokens: Tensor, targets: Tensor, documents: Tensor | None = None) -> Tensor:
-        """Mean cross-entropy, nats a token; summed in fp32 whatever the autocast."""
-        x = self.features(tokens, documents).flatten(0, 1)
-        return linear_cross_entropy(x, self.head_weight, targets.flatten(), self.scales.logits)
+        """Mean cross-entropy, nats a token; summed in fp32 whatever the autocast. A target of NOTHING does not count,
+        where sequences may have some (run.ragged); without any target at all it is 0."""
+        x, targets = self.features(tokens, documents, targets=targets if self.ragged else None), targets.flatten()
+        if self.ragged:
+            targets = targets[targets != NOTHING]
+        else:
+            x = x.flatten(0, 1)
+        bias = None if self.head_bias is None else self.head_bias / self.scales.logits
+        return linear_cross_entropy(x, self.head_weight, targets, self.scales.logits, bias, self.config.logit_cap)
 
     @property
     def head_weight(self) -> Tensor:
         return self.embedding.weight if self.head is None else self.head.weight
 
-    def features(self, tokens: Tensor, documents: Tensor | None = None, cache: KVCache | None = None) -> Tensor:
-        """tokens [B, T] -> normalised residual stream [B, T, C].
+    def features(
+        self,
+        tokens: Tensor,
+        documents: Tensor | None = None,
+        cache: KVCache | None = None,
+        targets: Tensor | None = None,
+    ) -> Tensor:
+        """tokens [B, T] -> what the output head reads [B, T, C]; with targets, only where one is asked for [n, C].
 
         With a cache, the tokens follow those it has seen: any number into an empty one, then one at a time.
         """
-        start = cache.length if cache else 0
-        place = slice(start, start + tokens.shape[1])
-        x, rope = self.embedding(tokens), None
+        model, (time, start) = self.config, (tokens.shape[1], cache.length if cache else 0)
+        place = slice(start, start + time)
+        x, rope = self.embedding(tokens), self.rope[:, place] if model.positions == "rope" else None
         if self.positions is not None:
             x = x + self.positions.weight[place]
-        else:
-            rope = self.rope[:, place]
-        mask = None if documents is None else document_mask(documents)
+        if self.embedding_norm is not None:
+            x = self.embedding_norm(x)
+        masks = dict[int, Tensor | None]()
         for i, block in enumerate(self.blocks):
-            x = block(x, rope, mask, cache.layers[i] if cache else None)
-        return self.norm(x)
+            if (window := model.window(i)) not in masks:
+                masks[window] = attention_mask(model, window, start, time, documents, tokens.device)
+            x = block(x, rope, masks[window], cache, i * model.layout.count("a"))
+        if targets is not None:  # norm and transform of what is asked for alone
+            x = x.flatten(0, 1)[(targets != NOTHING).flatten()]
+        if self.norm is not None:
+            x = self.norm(x)
+        return x if self.head_transform is None else self.head_transform(x)
 
 
 def role(name: str, parameter: Tensor) -> Role:
     """What the parameter called `name` does; see trainer.architecture.parametrisation."""
+    if name.startswith("head_transform"):
+        return "hidden" if parameter.dim() >= 2 else "final_norm" if ".norm." in name else "vector"
     if name.startswith(("embedding", "positions")):
         return "embedding"
     if name.startswith("head"):
@@ -175,27 +123,16 @@ def role(name: str, parameter: Tensor) -> Role:
         return "final_norm"
     if parameter.dim() < 2:
         return "vector"
-    return "residual" if name.endswith(("attention.out.weight", "feed_forward.down.weight")) else "hidden"
+    return "residual" if WRITES.search(name) else "hidden"
 
 
-def rope_table(model: ModelConfig) -> Tensor:
-    """cos and sin of the rotary angles [2, T, E] (arXiv 2104.09864, halves paired as in LLaMA's published weights)."""
-    if model.positions != "rope":
-        return torch.empty(0)
-    frequency = model.rope_base ** (-torch.arange(0, model.head_dim, 2) / model.head_dim)
-    angle = torch.outer(torch.arange(model.context), frequency).repeat(1, 2)
-    return torch.stack([angle.cos(), angle.sin()])
+WRITES = re.compile(r"\.(attention\d*\.out|feed_forward\d*\.down)\.")
+"""Names of layers that write to the residual stream."""
+READS_QUERIES = re.compile(r"\.attention\d*\.qkv\.")
 
 
-def rotate(x: Tensor, rope: Tensor) -> Tensor:
-    """Rotary embedding of x [B, H, T, E]."""
-    cos, sin = rope.to(x.dtype)
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
-
-
-def document_mask(documents: Tensor) -> Tensor:
-    """[B, T] document numbers -> [B, 1, T, T], True where a query may look."""
-    time = documents.shape[1]
-    causal = torch.ones(time, time, dtype=torch.bool, device=documents.device).tril()
-    return ((documents[:, :, None] == documents[:, None, :]) & causal)[:, None]
+def last_norm(model: ModelConfig) -> str:
+    """Beginning of the names of the norm whose output the head reads."""
+    if model.head_transform:
+        return "head_transform.norm."
+    return "norm." if model.norm_place == "pre" else f"blocks.{model.depth - 1}.norm{len(model.layout)}."

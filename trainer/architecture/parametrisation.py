@@ -42,7 +42,7 @@ class Forward:
 
 def scale(run: RunConfig, role: Role) -> Scale:
     wide, deep = run.model.width / run.base_width, run.model.depth / run.base_depth
-    residual_std = INIT_STD / math.sqrt(2 * run.model.depth)
+    residual_std = INIT_STD / math.sqrt(len(run.model.layout) * run.model.depth)  # a write to the stream each
     if run.parametrisation == "sp":
         return Scale(std=residual_std if role == "residual" else INIT_STD)
     matrix = role in ("hidden", "residual")
@@ -59,12 +59,12 @@ def scale(run: RunConfig, role: Role) -> Scale:
 
 
 def forward_scale(run: RunConfig) -> Forward:
-    head_dim, wide, deep = (
-        run.model.head_dim,
+    size, wide, deep = (
+        run.model.query_dim,
         run.model.width / run.base_width,
         run.model.depth / run.base_depth,
     )
     if run.parametrisation == "sp":
-        return Forward(residual=1.0, attention=head_dim**-0.5, logits=1.0)
+        return Forward(residual=1.0, attention=size**-0.5 if run.model.scaled_attention else 1.0, logits=1.0)
     residual = 1 / deep if run.parametrisation == "completep" else 1.0
-    return Forward(residual=residual, attention=1 / head_dim, logits=1 / wide)
+    return Forward(residual=residual, attention=1 / size, logits=1 / wide)

@@ -13,7 +13,7 @@ from trainer.checkpoints.copies import here
 from trainer.checkpoints.file import load_checkpoint, newest_first, step_of
 from trainer.config import RunConfig, from_json
 from trainer.data import Prepared
-from trainer.data.tokenizer import load_tokenizer
+from trainer.data.tokenizer import load_tokenizer, with_mask
 from trainer.devices import pick_device
 from trainer.errors import UserError
 from trainer.files import write_atomic
@@ -53,10 +53,11 @@ def open_trained(place: Path | str, device: torch.device | None = None) -> Train
         if not saved.isfinite().all():
             raise UserError(f"{file} holds weights that are not finite: its training diverged; use another checkpoint.")
         parameter.data.copy_(saved)
+    encoding = load_tokenizer(_tokenizer(file, run))
     return Trained(
         run=run,
         model=model.to(device or pick_device()).eval(),
-        encoding=load_tokenizer(_tokenizer(file, run)),
+        encoding=with_mask(encoding) if run.objective == "masked" else encoding,
         step=step,
         path=file,
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 
 from trainer.architecture.counts import run_flops
+from trainer.architecture.model import Transformer
 from trainer.cohorts.fused import Fused
 from trainer.cohorts.memory import micro_batch
+from trainer.cohorts.population import not_carried
 from trainer.config import RunConfig
 from trainer.data import Prepared
 from trainer.devices import pick_device
@@ -64,6 +66,9 @@ class InTurn:
     def keep(self, indices: Sequence[int]) -> None:
         self.trainings = [self.trainings[i] for i in indices]
 
+    def model_of(self, index: int) -> Transformer:
+        return self.trainings[index].model
+
     def save(self, index: int, path: Path) -> None:
         self.trainings[index].save(path)
 
@@ -101,7 +106,10 @@ class Cohort:
                     "train it in another cohort."
                 )
         device = device or pick_device()
-        fused = (device.type == "cuda" and len(runs) > 1) if fused is None else fused
+        odd = not_carried(runs[0])
+        if fused and odd:
+            raise UserError(f"A fused cohort does not carry {', '.join(odd)}: its members are trained in turn.")
+        fused = (device.type == "cuda" and len(runs) > 1 and not odd) if fused is None else fused
         self.runs, self.data, self.device = list(runs), data, device
         self.engine = (Fused if fused else InTurn)(runs, data, device, compile)
         self.members = list(range(len(runs)))
@@ -132,12 +140,13 @@ class Cohort:
         horizons: Sequence[int] | None = None,
         *,
         trunks: Mapping[int, Path] | None = None,
+        look: Callable[[Transformer], dict[str, float]] | None = None,
     ) -> Iterator[dict[int, Report]]:
         """Train every member to its horizon in tokens (default: its whole schedule), yielding reports by member about
         every CHECK_EVERY steps; the last of a member tells how it ended, and it has left then.
 
         Between reports `keep` may drop members. trunks: where to save a member's checkpoint from which it can be
-        continued to a longer horizon.
+        continued to a longer horizon. look: scores of a member that has finished, for its last report.
         """
         ends = [run.steps if horizons is None else min(run.steps, run.steps_at(horizons[m]))
                 for m, run in enumerate(self.runs)]  # fmt: skip
@@ -152,7 +161,7 @@ class Cohort:
                     self.save(member, path)
                     self.saved_trunks[member] = step * self.runs[member].batch
             if done := [m for m in self.members if step >= ends[m]]:
-                yield self._finish(done)
+                yield self._finish(done, look)
                 continue
             loss, norms = self.engine.train_step()
             losses.append(loss)
@@ -178,7 +187,9 @@ class Cohort:
         self.keep([m for m, report in reports.items() if report.status == "running"])
         return reports
 
-    def _finish(self, done: list[int]) -> dict[int, Report]:
+    def _finish(
+        self, done: list[int], look: Callable[[Transformer], dict[str, float]] | None = None
+    ) -> dict[int, Report]:
         """Validation of those who reached their horizon; they leave."""
         began, count = time.perf_counter(), len(self.members)
         found = dict(zip(self.members, self.engine.evaluate(), strict=True))
@@ -189,8 +200,13 @@ class Cohort:
             if reason := divergence(self.runs[member], [loss], warm=True):
                 reports[member] = self._report(member, "diverged", reason=reason)
             else:
-                bits = loss / math.log(2) / self.data.bytes_per_token
-                reports[member] = self._report(member, "finished", val_loss=loss, bits_per_byte=bits)
+                masked = self.runs[member].objective == "masked"
+                bits = None if masked else loss / math.log(2) / self.data.bytes_per_token
+                began, scores = time.perf_counter(), dict[str, float]()
+                if look is not None:
+                    scores = look(self.engine.model_of(self.members.index(member)))
+                    self._seconds += (time.perf_counter() - began) / count
+                reports[member] = self._report(member, "finished", val_loss=loss, bits_per_byte=bits, scores=scores)
         self.keep([m for m in self.members if m not in reports])
         return reports
 

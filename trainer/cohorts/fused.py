@@ -24,7 +24,7 @@ from trainer.config import RunConfig, to_dict
 from trainer.data import Batches, Prepared
 from trainer.devices import use_bf16
 from trainer.errors import UserError
-from trainer.loop import model_inputs
+from trainer.inputs import model_inputs
 from trainer.schedule import multiplier
 
 PASS_TOKENS = {"cpu": 4096, "cuda": 131_072}
@@ -160,6 +160,14 @@ class Fused:
         chosen = torch.tensor(indices, device=self.device)
         self.slabs = [slab.kept(chosen) for slab in self.slabs]
         self._expose()
+
+    def model_of(self, index: int) -> Transformer:
+        """The member as a model of its own."""
+        model = Transformer(self.runs[index])
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(self.weights[name][index])
+        return model.to(self.device)
 
     def save(self, index: int, path: Path) -> None:
         """The member as a checkpoint of `trainer.loop.Training`."""

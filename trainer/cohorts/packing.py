@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from trainer.architecture.counts import parameters
+from trainer.architecture.counts import banded, parameters
 from trainer.architecture.loss import CHUNK_BYTES
 from trainer.cohorts.fused import pass_sequences
+from trainer.cohorts.population import not_carried
 from trainer.config import ModelConfig, RunConfig
 from trainer.devices import free_memory, use_bf16
 
@@ -22,14 +23,20 @@ def state_bytes(model: ModelConfig) -> int:
 
 def activation_bytes(model: ModelConfig, bf16: bool) -> int:
     """What the forward pass of one token keeps for the backward pass: inputs of norms in fp32, the rest as computed."""
-    width, hidden, item = model.width, model.hidden, 2 if bf16 else 4
-    heads = (model.heads + 2 * model.n_kv_heads) * model.head_dim
-    turned = (model.heads + model.n_kv_heads) * model.head_dim if model.positions == "rope" else 0
-    repeated = 2 * width if model.n_kv_heads != model.heads else 0
-    attention = heads + turned + repeated + 2 * width
-    feed_forward = hidden * (2 if model.activation == "gelu" else 4)
-    block = 2 * (2 * 4 + item) * width + item * (attention + feed_forward)
-    return model.depth * block + (2 * 4 + 2 * item) * width
+    width, item = model.width, 2 if bf16 else 4
+    queries, values = model.heads * model.query_dim, model.heads * model.value_dim
+    keys = model.n_kv_heads * model.query_dim
+    read = queries + keys + model.n_kv_heads * model.value_dim
+    turned = (queries + keys) * ((model.positions == "rope") + 2 * model.qk_norm)
+    repeated = queries + values if model.n_kv_heads != model.heads else 0
+    attention = read + turned + repeated + 2 * values
+    feed_forward = model.hidden * (4 if model.gated else 2 * model.ffn_layers)
+    norm = (2 * 4 + item) * width
+    parts = model.depth * (model.layout.count("a") * attention + model.layout.count("f") * feed_forward)
+    chunked = sum(banded(model, model.window(i), model.context) for i in range(model.depth)) * model.layout.count("a")
+    parts += chunked * (3 * queries + 3 * values)  # keys and values in two chunks each, queries and what is read again
+    ends = model.embedding_norm + 2 * model.head_transform
+    return model.depth * len(model.layout) * norm + item * parts + (2 * 4 + 2 * item) * width + ends * norm
 
 
 def cohort_bytes(run: RunConfig, members: int, device: torch.device, fused: bool) -> int:
@@ -43,7 +50,7 @@ def cohort_bytes(run: RunConfig, members: int, device: torch.device, fused: bool
 
 def pack_size(run: RunConfig, device: torch.device, *, fused: bool | None = None, limit: int = 256) -> int:
     """The most members of `run`'s shape, at most `limit`, that fit into what memory is free; at least one."""
-    fused = device.type == "cuda" if fused is None else fused
+    fused = device.type == "cuda" and not not_carried(run) if fused is None else fused
     free, size = free_memory(device), limit
     while size > 1 and cohort_bytes(run, size, device, fused) > free:
         size -= 1

@@ -16,7 +16,16 @@ from torch import Tensor
 from trainer.architecture.loss import linear_cross_entropy
 from trainer.architecture.model import FP32_ATTENTION, document_mask, rope_table, rotate
 from trainer.architecture.parametrisation import forward_scale
-from trainer.config import RunConfig
+from trainer.config import RunConfig, knobs, written
+
+
+def not_carried(run: RunConfig) -> list[str]:
+    """Settings of a run that this forward pass does not know, as NAME=VALUE: all that came after GPT-2 and LLaMA."""
+    known = {"positions": ("learned", "rope"), "activation": ("gelu", "swiglu")}
+    odd = {
+        f"model.{name}": getattr(run.model, name) for name, few in known.items() if getattr(run.model, name) not in few
+    }
+    return [f"{name}={written(value)}" for name, value in {**odd, **knobs(run)}.items()]
 
 
 class PopulationModel:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from trainer.data.masking import NOTHING
 from trainer.data.shards import read_shard
 from trainer.errors import UserError
 
@@ -43,9 +44,43 @@ class Batches:
             if self.seed is not None:
                 index = permuted(index, self.windows, (self.seed, epoch))
             shard = int(np.searchsorted(self.ends, index, side="right"))
-            start = (index - (int(self.ends[shard - 1]) if shard else 0)) * self.context
-            result[row] = self.shards[shard][start : start + self.context + 1]
+            result[row] = self._window(shard, index - (int(self.ends[shard - 1]) if shard else 0))
         return result
+
+    def _window(self, shard: int, index: int) -> np.ndarray:
+        """The window of this number in a shard."""
+        start = index * self.context
+        return self.shards[shard][start : start + self.context + 1]
+
+
+class DocumentBatches(Batches):
+    """An endless stream of documents, one a window: its first context + 1 tokens, end-of-text before it included, and
+    NOTHING behind it where it is shorter."""
+
+    def __init__(self, shards: Sequence[Path], context: int, seed: int | None, end_of_text: int) -> None:
+        self.context, self.seed = context, seed
+        self.shards = [read_shard(path) for path in shards]
+        self.places = [_documents(tokens, end_of_text) for tokens in self.shards]
+        self.ends = np.cumsum([len(places) for places in self.places])
+        self.windows = int(self.ends[-1]) if len(self.ends) else 0
+        if not self.windows:
+            raise UserError("The data holds no document of two tokens: use a larger corpus or data.pack=stream.")
+
+    def _window(self, shard: int, index: int) -> np.ndarray:
+        start, end = self.places[shard][index]
+        row = np.full(self.context + 1, NOTHING, np.int64)
+        part = self.shards[shard][start : min(end, start + self.context + 1)]
+        row[: len(part)] = part
+        return row
+
+
+def _documents(tokens: np.ndarray, end_of_text: int) -> np.ndarray:
+    """[n, 2] beginning and end of each document with a token of its own."""
+    starts = np.flatnonzero(np.asarray(tokens) == end_of_text)
+    if not len(starts) or starts[0]:
+        starts = np.concatenate([[0], starts])
+    places = np.stack([starts, np.append(starts[1:], len(tokens))], axis=1)
+    return places[places[:, 1] - places[:, 0] > 1]
 
 
 def permuted(index: int, size: int, key: tuple[int, int]) -> int:

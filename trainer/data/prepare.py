@@ -15,6 +15,7 @@ import tiktoken
 from filelock import FileLock
 
 from trainer.config import DataConfig, RunConfig
+from trainer.data.batches import DocumentBatches
 from trainer.data.corpus import Reading, corpus_files
 from trainer.data.folders import REPORTS
 from trainer.data.folders import cache_dir as cache_dir
@@ -94,15 +95,37 @@ def here(prepared: Prepared, run: RunConfig) -> Prepared:
     return mine
 
 
-def check_enough(prepared: Prepared, data: DataConfig, tokens: int) -> None:
-    """UserError when a run of `tokens` would repeat the corpus more often than `data.epochs` allows."""
-    if tokens > prepared.train_tokens * data.epochs:
+def check_enough(prepared: Prepared, data: DataConfig, tokens: int, context: int | None = None) -> None:
+    """UserError when a run of `tokens` would repeat the corpus more often than `data.epochs` allows. With `context`, of
+    a document a sequence: what counts is how many there are, not how long."""
+    if context is not None and data.pack == "documents":
+        _check_documents(prepared, data, tokens, context)
+    elif tokens > prepared.train_tokens * data.epochs:
         get = f"fetch more with python -m hpt.data get {data.corpus} --tokens {math.ceil(tokens / data.epochs)}"
         more = get if data.corpus in CORPORA else "give a larger corpus"
         raise UserError(
             f"Corpus {data.corpus!r} has {prepared.train_tokens:,} training tokens and the run needs {tokens:,}: "
             f"lower --tokens, {more}, or allow repetition with "
             f"--set data.epochs={math.ceil(100 * tokens / prepared.train_tokens) / 100:.2f}."
+        )
+
+
+def _check_documents(prepared: Prepared, data: DataConfig, tokens: int, context: int) -> None:
+    held, wanted = (
+        DocumentBatches(prepared.val, context, None, prepared.end_of_text).windows,
+        data.val_tokens // context,
+    )
+    if held < wanted:
+        raise UserError(
+            f"Corpus {data.corpus!r} has {held:,} held-out documents, and evaluations read {wanted:,} sequences of one "
+            f"each: use --set data.val_tokens={held * context}, a larger corpus or data.pack=stream."
+        )
+    documents = DocumentBatches(prepared.train, context, 0, prepared.end_of_text).windows
+    if tokens > documents * context * data.epochs:
+        raise UserError(
+            f"Corpus {data.corpus!r} has {documents:,} training documents, and the run reads "
+            f"{math.ceil(tokens / context):,} sequences of one each: lower --tokens, give a larger corpus, use "
+            f"data.pack=stream, or allow repetition with --set data.epochs={math.ceil(tokens / documents / context)}."
         )
 
 

@@ -19,6 +19,8 @@ from trainer.errors import UserError
 from trainer.files import write_atomic
 
 END_OF_TEXT = "<|endoftext|>"
+MASKS = ("<|mask|>", "<mask>", "[MASK]")
+"""What hides a token of a masked language model: ours, RoBERTa's and BERT's."""
 # GPT-2's splitting (Radford et al. 2019, encoder.py).
 PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 ENDS = {
@@ -87,6 +89,24 @@ def to_json(encoding: tiktoken.Encoding) -> str:
     ranks = sorted(encoding._mergeable_ranks.items(), key=lambda item: item[1])
     written = {base64.b64encode(token).decode(): rank for token, rank in ranks}
     return json.dumps({"pattern": encoding._pat_str, "ranks": written, "special_tokens": encoding._special_tokens})
+
+
+def with_mask(encoding: tiktoken.Encoding) -> tiktoken.Encoding:
+    """The encoding of a masked language model: with the mask token, behind all other ids where it has none."""
+    if any(name in encoding._special_tokens for name in MASKS):
+        return encoding
+    return tiktoken.Encoding(
+        name=encoding.name,
+        pat_str=encoding._pat_str,
+        mergeable_ranks=encoding._mergeable_ranks,
+        special_tokens={**encoding._special_tokens, MASKS[0]: encoding.n_vocab},
+    )
+
+
+def mask_id(encoding: tiktoken.Encoding) -> int:
+    return next(
+        (encoding._special_tokens[name] for name in MASKS if name in encoding._special_tokens), encoding.n_vocab
+    )
 
 
 def bpe_size(spec: str) -> int | None:

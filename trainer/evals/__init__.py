@@ -58,6 +58,7 @@ EVALUATORS = {
         url=f"{GITHUB}/alexwarstadt/blimp/3e56b06fcabca9b30822fc66435fca6b1aa40bb1/BLiMP.zip",
         sha256="172a1a714d72e72a89e8384dd531483f3d0f8a9aee3d33dccaf7992d8cecbb73",
     ),
+    "blimp_supplement": Evaluator(score=blimp.evaluate),
     "piqa": _choices(
         multiple_choice.piqa,
         f"{FOUNDRY}/commonsense_reasoning/piqa.jsonl",

@@ -2,6 +2,9 @@
 
 A (context, continuation) pair is encoded whole; what lies behind the context's own tokens is the continuation. The
 last context + 1 tokens are kept, and the model reads all of them but the last.
+
+A masked language model has no such likelihood. Its pseudo-log-likelihood (Salazar et al., arXiv 1910.14659) is the sum
+over the continuation's tokens of the log-probability of each where it alone is masked: a forward pass a token.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.architecture.model import Transformer
+from trainer.data.tokenizer import mask_id
 from trainer.errors import UserError
 
 BATCH_TOKENS = {"cpu": 4096, "cuda": 65536}
@@ -49,6 +53,8 @@ class Scorer:
     @torch.no_grad()
     def of_tokens(self, pairs: Sequence[tuple[list[int], list[int]]]) -> tuple[np.ndarray, np.ndarray]:
         """The same of token ids. The order of the pairs and the size of a batch change nothing but rounding."""
+        if not self.model.config.causal:
+            return self._pseudo(pairs)
         windows = [(i, *w) for i, pair in enumerate(pairs) for w in cut(*pair, self.model.config.context)]
         windows.sort(key=lambda w: -len(w[1]))  # the longest first: if memory runs out, at once
         total, done = sum(len(tokens) - 1 for _, tokens, _ in windows), 0
@@ -61,6 +67,37 @@ class Scorer:
                 sums[i] += value
                 greedy[i] &= exact
             done += sum(len(tokens) - 1 for _, tokens, _ in batch)
+            self.progress(done, total)
+        if not np.isfinite(sums).all():
+            raise UserError("The model's probabilities are not finite: its training diverged; use another checkpoint.")
+        return sums, greedy
+
+    def _pseudo(self, pairs: Sequence[tuple[list[int], list[int]]]) -> tuple[np.ndarray, np.ndarray]:
+        """As `of_tokens`, by masks. Passes hold sequences of one length: a padding would be seen."""
+        mask, asked = mask_id(self.encoding), list[tuple[int, list[int], int]]()
+        if mask >= self.model.config.vocabulary:
+            raise UserError("This model has no mask token: its vocabulary is the tokenizer's alone.")
+        for i, pair in enumerate(pairs):
+            for tokens, count in cut(*pair, self.model.config.context - 1):
+                asked += [(i, tokens, at) for at in range(len(tokens) - count, len(tokens))]
+        asked.sort(key=lambda item: -len(item[1]))
+        total, done = sum(len(tokens) for _, tokens, _ in asked), 0
+        sums, greedy = np.zeros(len(pairs)), np.ones(len(pairs), bool)
+        while asked:
+            width = len(asked[0][1])
+            rows = max(1, (self.batch_tokens or BATCH_TOKENS.get(self.device.type, 4096)) // width)
+            batch = [item for item in asked[:rows] if len(item[1]) == width]
+            asked = asked[len(batch) :]
+            tokens, places = np.array([t for _, t, _ in batch]), np.array([at for *_, at in batch])
+            lines = np.arange(len(batch))
+            targets = torch.from_numpy(tokens[lines, places]).to(self.device)
+            tokens[lines, places] = mask
+            features = self.model.features(torch.from_numpy(tokens).to(self.device))[lines, places]
+            values, exact = (x.double().cpu().numpy() for x in log_probabilities(self.model, features, targets))
+            for (i, _, _), value, hit in zip(batch, values, exact, strict=True):
+                sums[i] += value
+                greedy[i] &= bool(hit)
+            done += tokens.size
             self.progress(done, total)
         if not np.isfinite(sums).all():
             raise UserError("The model's probabilities are not finite: its training diverged; use another checkpoint.")
@@ -91,6 +128,10 @@ def log_probabilities(model: Transformer, features: Tensor, targets: Tensor) -> 
     with torch.autocast(features.device.type, enabled=False):
         for x, wanted in zip(features.split(chunk), targets.split(chunk), strict=True):
             logits = F.linear(x.float(), weight) * model.scales.logits
+            if model.head_bias is not None:
+                logits += model.head_bias.float()
+            if cap := model.config.logit_cap:
+                logits = cap * torch.tanh(logits / cap)
             at = logits.gather(1, wanted[:, None])
             top, likeliest = logits.max(1, keepdim=True)
             logits -= top

@@ -8,6 +8,7 @@ does not, so they stay behind on import: with logits of 0 they would take most o
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +38,13 @@ def found(path: Path) -> bool:
 
 def write(plain: Plain, path: Path, version: int = 3) -> None:
     model, tensors = plain.run.model, plain.tensors
-    plain_gpt2 = (model.positions, model.norm, model.activation, model.bias, model.tied)
-    if plain_gpt2 != ("learned", "layernorm", "gelu", True, True) or model.hidden != 4 * model.width:
+    sizes = ("depth", "width", "heads", "kv_heads", "ffn", "context", "vocabulary", "norm_eps", "rope_base")
+    gpt2 = ModelConfig(**{name: getattr(model, name) for name in sizes})
+    if (
+        replace(model, qkv_bias=None, qk_dim=None, v_dim=None) != gpt2
+        or model.hidden != 4 * model.width
+        or ((model.query_dim, model.value_dim, model.has_qkv_bias) != (model.head_dim, model.head_dim, True))
+    ):
         raise UserError("llm.c knows GPT-2 only (learned positions, biases, tied embedding): use --to hf or --to pt.")
     if model.n_kv_heads != model.heads:
         raise UserError("llm.c has no grouped key/value heads: use --to pt.")

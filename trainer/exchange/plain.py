@@ -8,7 +8,7 @@ import tiktoken
 import torch
 from torch import Tensor
 
-from trainer.architecture.model import Transformer
+from trainer.architecture.model import READS_QUERIES, WRITES, Transformer, last_norm
 from trainer.architecture.parametrisation import forward_scale
 from trainer.config import RunConfig
 from trainer.data.tokenizer import NAMED
@@ -37,16 +37,18 @@ def fold(plain: Plain) -> Plain:
     run, model, scales = plain.run, plain.run.model, forward_scale(plain.run)
     if run.parametrisation == "sp":
         return plain
-    queries = model.heads * model.head_dim
+    queries, final = model.heads * model.query_dim, last_norm(model)
     tensors = {}
     for name, tensor in plain.tensors.items():
         tensor = tensor.clone()
-        if name.startswith("norm."):
+        if name.startswith(final):
             tensor *= scales.logits
-        elif ".attention.out." in name or ".feed_forward.down." in name:
+        elif WRITES.search(name):
             tensor *= scales.residual
-        elif ".attention.qkv." in name:
-            tensor[:queries] *= scales.attention * model.head_dim**0.5
+        elif model.qk_norm and name.endswith("q_norm.weight"):
+            tensor *= scales.attention * model.query_dim**0.5
+        elif not model.qk_norm and READS_QUERIES.search(name):
+            tensor[:queries] *= scales.attention * model.query_dim**0.5
         tensors[name] = tensor
     return replace(plain, run=replace(run, parametrisation="sp"), tensors=tensors)
 

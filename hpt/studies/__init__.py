@@ -1,0 +1,1 @@
+"""What hpt.ablate does: variants of a run at several levels of compute, their training, the verdicts."""
