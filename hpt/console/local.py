@@ -25,6 +25,8 @@ from trainer.architecture.counts import run_flops
 from trainer.config import RunConfig, to_dict
 from trainer.data import prepare
 from trainer.devices import usable_cpus
+from trainer.errors import UserError
+from trainer.inputs import check_data
 
 FREE = Spending()
 
