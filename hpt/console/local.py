@@ -102,7 +102,7 @@ def timed(setup: Setup) -> tuple[dict[str, Timing], Trial]:
     if setup.trainer is None:
         assert setup.data is not None
         for run in runs:
-            c = calibrate_here(run, setup.data, setup.slots.threads, 1)
+            c = calibrate_here(run, setup.data, setup.slots.threads, 1, None)
             timings[shape_key(run)] = Timing(step_seconds=c.typical_seconds, eval_seconds=c.eval_seconds,
                                              startup_seconds=c.startup_seconds)  # fmt: skip
             seconds, flops = seconds + c.total_seconds, flops + run_flops(run, c.tokens)

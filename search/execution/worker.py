@@ -182,9 +182,7 @@ def thinned(curve: list[tuple[int, float]], points: int = 200) -> tuple[tuple[in
     return tuple(curve[::-1][::every][::-1])
 
 
-def calibrate_here(
-    run: RunConfig, data: Prepared, threads: int, pack: int | None, suite: Suite | None = None
-) -> Calibration:
+def calibrate_here(run: RunConfig, data: Prepared, threads: int, pack: int | None, suite: Suite | None) -> Calibration:
     """The tasks of the suite are part of a trial's evaluation."""
     torch.set_num_threads(threads)
     torch.set_flush_denormal(True)
