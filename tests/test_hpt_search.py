@@ -194,7 +194,7 @@ def test_a_masked_model_is_searched_and_scored_on_tasks(
         "--task-limit",
         "9",
     ]
-    output = run(tmp_path, [*argv, "--task-limit", "9"])
+    output = run(tmp_path, [*argv, "--task-limit", "9", "--strategy", "early-stopping", "--slots", "1"])
     assert "each finished trial is scored on blimp, 9 items of each" in output and "Recommended max lr" in output
     directory = SearchDir(tmp_path / "searches" / "masked")
     trials = [t for t in directory.read_trials() if t.status == "finished"]
