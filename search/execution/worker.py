@@ -175,7 +175,8 @@ class _Pack:
 
     def __init__(self, proposals: list[Proposal], job: Job, device: torch.device) -> None:
         began, folder = time.perf_counter(), Path(job.checkpoints)
-        self.proposals, self.suite, self.reading = proposals, job.suite, None
+        self.proposals, self.reading = proposals, None
+        self.suite = job.suite and replace(job.suite, tokenizer=job.data.tokenizer)
         self.cohort = Cohort([p.run for p in proposals], job.data, device, compile=job.compile)
         _loaded(self.cohort, proposals, folder)
         self.trunks = {i: folder / f"{p.id}.safetensors" for i, p in enumerate(proposals) if p.keep}
