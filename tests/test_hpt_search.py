@@ -185,16 +185,8 @@ def test_a_masked_model_is_searched_and_scored_on_tasks(
     (tmp_path / "cache" / "evals").mkdir(parents=True)
     pair = {"sentence_good": "The cat sees the dog.", "sentence_bad": "The cat the sees dog."}
     (tmp_path / "cache" / "evals" / "blimp.jsonl").write_text((json.dumps(pair) + "\n") * 20)
-    argv = [
-        *arguments(corpus, "masked"),
-        "family=bert",
-        "model.vocabulary=301",
-        "--tasks",
-        "blimp",
-        "--task-limit",
-        "9",
-    ]
-    output = run(tmp_path, [*argv, "--task-limit", "9"])
+    argv = [*arguments(corpus, "masked"), "family=bert", "model.vocabulary=301", "--tasks", "blimp", "--task-limit"]
+    output = run(tmp_path, [*argv, "9", "--strategy", "early-stopping", "--early-stopping.trials", "4", "--slots", "1"])
     assert "each finished trial is scored on blimp, 9 items of each" in output and "Recommended max lr" in output
     directory = SearchDir(tmp_path / "searches" / "masked")
     trials = [t for t in directory.read_trials() if t.status == "finished"]

@@ -125,9 +125,11 @@ class _Pack:
 
     def __init__(self, proposals: list[Proposal], job: Job, device: torch.device) -> None:
         began, self.store = time.perf_counter(), Trunks(job.checkpoints)
-        self.proposals, self.suite, self.reading = proposals, job.suite, None
         assert job.data is not None
-        self.cohort = Cohort([p.run for p in proposals], here(job.data, proposals[0].run), device, compile=job.compile)
+        data = here(job.data, proposals[0].run)
+        self.proposals, self.reading = proposals, None
+        self.suite = job.suite and replace(job.suite, tokenizer=data.tokenizer)
+        self.cohort = Cohort([p.run for p in proposals], data, device, compile=job.compile)
         _loaded(self.cohort, proposals, self.store)
         self.trunks = {i: self.store.path(p.id) for i, p in enumerate(proposals) if p.keep}
         self.curves: list[list[tuple[int, float]]] = [[] for _ in proposals]

@@ -73,6 +73,7 @@ class Suite:
         model.eval()
         with torch.autocast(device.type, torch.bfloat16, enabled=use_bf16(run, device)):
             for task, file in self.files.items():
+                file = file if file.exists() else locate(task, None, download=False)  # another node has its own
                 scores = evaluate(model, encoding, task, file, self.limit)
                 found |= {f"{task}/{score.name}": score.value for score in scores if "/" not in score.name}
         model.train(training)
