@@ -158,6 +158,7 @@ def test_processes_change_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray Data's own, of its own settings
 def test_ray_finds_the_same_clusters(tmp_path: Path) -> None:
     from trainer.data.cleaning.distributed import clean_distributed
 
