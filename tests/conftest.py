@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 for name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "TIKTOKEN_CACHE_DIR"):
     os.environ.pop(name, None)
@@ -22,18 +24,24 @@ BUSY = ("cluster", "faults", "hpt_search", "hpt_train_ray", "search_tune", "trai
 """Files whose tests start many processes: one of these at a time, and first, for they take longest."""
 
 
-def _group(item: pytest.Item) -> str:
-    name = item.path.stem.removeprefix("test_")
+def _group(nodeid: str) -> str:
+    name = Path(nodeid.partition("::")[0]).stem.removeprefix("test_")
     return "busy" if name in BUSY else name
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """A file stays in one of pytest's two processes, for its fixtures' sake."""
-    item.add_marker(pytest.mark.xdist_group(_group(item)))
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: _group(item) != "busy")
+    items.sort(key=lambda item: _group(item.nodeid) != "busy")
+
+
+class ByFile(LoadScopeScheduling):
+    """A file stays in one of pytest's two processes, for its fixtures' sake."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _group(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -8,6 +8,7 @@ import json
 import lzma
 import os
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -158,13 +159,20 @@ def test_processes_change_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Ray Data's own, of its own settings
 def test_ray_finds_the_same_clusters(tmp_path: Path) -> None:
     from trainer.data.cleaning.distributed import clean_distributed
 
     corpus = many(tmp_path / "in")
     clean(job_of(corpus, tmp_path / "one"), 1)
     clean_distributed(job_of(corpus, tmp_path / "ray"), 2, partitions=3)
-    assert everything(tmp_path / "one") == everything(tmp_path / "ray") and len(removed(tmp_path / "one")) == 6
+    one, others = everything(tmp_path / "one"), everything(tmp_path / "ray")
+    # Ray's partitions may each find a pair that several bands agree on: it is checked more than once.
+    alike = [
+        {name: re.sub(rb'\d+ candidates|"candidates": \d+', b"", content) for name, content in files.items()}
+        for files in (one, others)
+    ]
+    assert alike[0] == alike[1] and len(removed(tmp_path / "one")) == 6
 
 
 def test_what_else_lies_in_the_way_is_left_alone(tmp_path: Path) -> None:
