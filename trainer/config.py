@@ -196,9 +196,9 @@ class DataConfig:
     """How often the training tokens may be repeated; a run that needs more is refused."""
     mask_documents: bool = False
     """Keep attention inside a document where several are packed into one sequence."""
-    pack: Literal["stream", "documents"] = later("stream")
+    pack: Literal["stream", "documents", "rows"] = later("stream")
     """stream: sequences are cut from documents end to end; documents: a sequence is the beginning of one, padded where
-    it is short, without loss on the padding."""
+    it is short, without loss on the padding; rows: the corpus is a folder of rows that hpt.finetune packed."""
 
     def __post_init__(self) -> None:
         check_ranges(self, RUN, "data.")
@@ -294,7 +294,7 @@ class RunConfig:
     @property
     def ragged(self) -> bool:
         """Sequences may have different numbers of tokens to predict."""
-        return self.objective == "masked" or self.data.pack == "documents"
+        return self.objective == "masked" or self.data.pack != "stream"
 
     @property
     def predicted(self) -> float:

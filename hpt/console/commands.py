@@ -12,6 +12,9 @@ GROUPS = {
         "ablate": "is a change of architecture, data or optimiser better, and at every scale?",
         "merge": "average or ensemble runs grown from one seed checkpoint",
     },
+    "Use it": {
+        "finetune": "fine-tune one model on tasks: summaries, questions, GLUE, SuperGLUE, yours",
+    },
     "Look at it": {
         "report": "a page of what a search or a final run found",
         "ui": "MLflow's pages, opened at a search",

@@ -1,0 +1,203 @@
+"""`python -m hpt.finetune runs/NAME --tasks ...`: one pretrained model made to do tasks, by text or by heads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import tyro
+
+from hpt.console import cli
+from hpt.console.final import Follower, show_result, train_here
+from hpt.finetuning.heads import Heads, tune_heads
+from hpt.finetuning.settings import Given, examples_of, given_files, the_tasks, tokenizer_fits
+from hpt.tracking.mirror import FinalRun
+from hpt.tracking.mirror import tracking_uri as uri_of
+from hpt.train import claim
+from trainer.addresses import masked
+from trainer.checkpoints.storage import Store
+from trainer.checkpoints.trained import Trained, open_trained
+from trainer.config import DataConfig, RunConfig, override
+from trainer.data import prepare
+from trainer.errors import UserError
+from trainer.final import BEST, Plan
+from trainer.finetune.heads import HeadSettings
+from trainer.finetune.mixture import Part, make_rows
+from trainer.tasks import Example, Task
+
+SHARE_OF_LR = 0.3
+"""Of pretraining's peak lr, where neither --lr nor a search says more."""
+VAL_TOKENS = 131_072
+"""Held-out tokens that each validation reads, at most."""
+STEPS = 50
+"""The batch is pretraining's, or smaller so that there are so many steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig(cli.Common):
+    """Fine-tune a run of hpt.train. By text: one model for all --tasks, their rows mixed. With --heads: a classifier for
+    each. Started again with the same arguments, it goes on."""
+
+    run: tyro.conf.Positional[str]
+    """Directory of a run, or a checkpoint file in one; or their address in an object store."""
+    tasks: tuple[str, ...] = ()
+    """cnn_dailymail, squad, squad_v2; cola sst2 mrpc qqp stsb mnli mnli_mm qnli rte wnli (GLUE); boolq cb copa multirc
+    record rte wic wsc (SuperGLUE)."""
+    task_file: tuple[Path, ...] = ()
+    """Tasks of your own: TOML files (docs/finetuning.md)."""
+    data: tuple[str, ...] = ()
+    """Rows, as TASK=PATH (a file or folder; a tenth is held out where it names no splits), TASK/train=PATH or
+    TASK/validation=PATH: .jsonl, .json, .csv, .tsv (also .gz, .xz, .zst), .parquet, .arrow."""
+    download: bool = False
+    """Fetch missing rows from where their authors publish them, into the cache."""
+    out: str | None = None
+    """Directory of the fine-tuned run; default: beside the run, with -ft behind its name."""
+    weights: tuple[float, ...] = ()
+    """How often each task's rows are in the mixture, in the order of --tasks; default: once."""
+    heads: bool = False
+    """Train a small head for each task, on the last token (first, of a masked model), instead of text."""
+    lr: float | None = None
+    """Peak learning rate; default: 0.3 x pretraining's."""
+    epochs: float = 3.0
+    """Times that every row is read; with --heads the best one counts."""
+    batch: int | None = None
+    """Tokens a step (with --heads: examples, 32 by default)."""
+    length: int = 128
+    """With --heads: tokens that are read of an example."""
+    limit: int | None = None
+    """At most so many training rows of each task, the first."""
+    seed: int = 0
+    """Of the mixture, the order and the heads."""
+    seeds: int = 1
+    """With --heads: how many runs of each task, with mean and deviation."""
+    evaluations: int = 10
+    """Validations on the way."""
+    patience: int | None = None
+    """Stop after so many validations (with --heads: epochs) that were not better."""
+    set: tuple[str, ...] = ()
+    """Any field of the run, as KEY=VALUE."""
+    register: str | None = None
+    """Register the finished model in MLflow under this name."""
+    tracking_uri: str | None = None
+    """Of MLflow; default: MLFLOW_TRACKING_URI, else SQLite in the working directory."""
+
+
+def main(argv: Sequence[str]) -> int:
+    config = cli.parse(FinetuneConfig, argv, "hpt.finetune")
+    tasks, files = the_tasks(config.tasks, config.task_file)
+    given = given_files(config.data, tasks, files)
+    if config.weights and len(config.weights) != len(tasks):
+        raise UserError(f"--weights has {len(config.weights)} numbers and there are {len(tasks)} tasks: one each.")
+    trained = open_trained(config.run)
+    if config.heads:
+        return _heads(config, trained, tasks, given)
+    if not trained.model.config.causal:
+        raise UserError("A masked language model writes no answers: give --heads, and tasks that have labels.")
+    return tune_text(config, trained, tasks, given)
+
+
+def _heads(config: FinetuneConfig, trained: Trained, tasks: Sequence[Task], given: Given) -> int:
+    out = config.out or f"{default_out(config.run)}-heads"
+    if "://" in out:
+        raise UserError("--heads keeps its results in a folder of this machine: give --out.")
+    if config.set or config.weights:
+        raise UserError("--set and --weights are of fine-tuning by text: leave them out with --heads.")
+    settings = HeadSettings(
+        lr=config.lr or SHARE_OF_LR * (trained.run.lr or 1e-4),
+        epochs=max(1, round(config.epochs)),
+        batch=config.batch or 32,
+        length=min(config.length, trained.run.model.context),
+        seed=config.seed,
+        patience=config.patience,
+    )
+    plan = Heads(
+        source=config.run, out=Path(out), settings=settings, seeds=config.seeds, limit=config.limit,
+        download=config.download, uri=uri_of(config.tracking_uri),
+    )  # fmt: skip
+    found = tune_heads(plan, trained, tasks, given, config.console())
+    words = [f"{task} {next(iter(result['seeds'].values()))['scores']}" for task, result in found.items()]
+    config.answer(found, "\n".join(words))
+    return 0
+
+
+def tune_text(config: FinetuneConfig, trained: Trained, tasks: Sequence[Task], given: Given) -> int:
+    console = config.console()
+    found = {
+        task.name: examples_of(task, given.get(task.name, {}), config.download, config.limit, console.print)
+        for task in tasks
+    }
+    run = text_run(config, trained, found, console.print)
+    out = config.out or default_out(config.run)
+    plan = Plan(
+        run=run,
+        store=out if "://" in out else str(Path(out).absolute()),
+        evaluations=config.evaluations,
+        patience=config.patience,
+        init_from=str(trained.path.absolute()),
+        best=True,
+    )
+    data = prepare(run.data, vocabulary=run.model.vocabulary)
+    identity = claim(Store(out), run, data, None)
+    tags = {"hpt.finetuned": masked(config.run), "hpt.tasks": " ".join(found)}
+    name = Path(out.rstrip("/")).name
+    final = FinalRun(id=identity, experiment=name, uri=uri_of(config.tracking_uri), tags=tags, run=run,
+                     register=config.register)  # fmt: skip
+    follower = Follower(plan, final, data, console)
+    train_here(plan, data, follower)
+    code, result = show_result(follower, {}, 0.0)
+    curve = [loss for _, loss in result["curve"]]
+    if code == 0 and curve and min(curve) < curve[-1]:
+        console.print(f"the lowest validation loss was {min(curve):.4f} nats: its weights are in {masked(out)}/{BEST}")
+    console.print(f"score it           python -m hpt.evaluate {masked(out)} --tasks {' '.join(found)}")
+    config.answer({**result, "directory": masked(out)}, f"{result['status']}, validation loss {result['loss']}")
+    return code
+
+
+def default_out(run: str) -> str:
+    base, _, options = run.partition("?")
+    folder = base.rstrip("/")
+    if folder.endswith(".safetensors"):
+        folder = folder.rpartition("/")[0].removesuffix("/checkpoints")
+    return f"{folder}-ft" + (f"?{options}" if options else "")
+
+
+def text_run(
+    config: FinetuneConfig,
+    trained: Trained,
+    found: Mapping[str, tuple[list[Example], list[Example]]],
+    say: Callable[[str], None],
+) -> RunConfig:
+    """The fine-tuning as a run: packed rows for a corpus, everything else as --set and pretraining have it."""
+    old, weights = trained.run, config.weights or (1.0,) * len(found)
+    tokenizer_fits(trained)
+    parts = [
+        Part(name=name, train=train, validation=validation, weight=weight)
+        for (name, (train, validation)), weight in zip(found.items(), weights, strict=True)
+    ]
+    folder = make_rows(parts, trained.encoding, old.model.context, config.seed, say)
+    data = DataConfig(corpus=str(folder), tokenizer=old.data.tokenizer, val_tokens=old.model.context, pack="rows")
+    prepared, context = prepare(data), old.model.context
+    tokens = max(context, round(config.epochs * prepared.train_tokens))
+    batch = config.batch or max(context, min(old.batch, tokens // STEPS // context * context))
+    held = min(prepared.val_tokens, max(context, VAL_TOKENS // context * context))
+    run = replace(
+        old,
+        data=replace(data, val_tokens=held, epochs=config.epochs + batch / prepared.train_tokens + 1e-6),
+        tokens=tokens,
+        batch=batch,
+        lr=config.lr or SHARE_OF_LR * (old.lr or 1e-4),
+        schedule="cosine",
+        warmup=round(0.06 * tokens),
+        final_fraction=0.1,
+        weight_decay=0.01,
+        betas=(0.9, 0.999),
+        seed=config.seed,
+        loss_cap=None,
+        micro_batch=None,
+    )
+    return override(run, config.set)
+
+
+if __name__ == "__main__":
+    cli.run(main)
