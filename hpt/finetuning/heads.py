@@ -22,6 +22,7 @@ from hpt.tracking.mirror import FinalMirror, FinalRun
 from trainer.checkpoints.file import save_checkpoint
 from trainer.checkpoints.trained import Trained, open_trained
 from trainer.config import to_dict
+from trainer.data.tokenizer import NAMED, to_json
 from trainer.errors import UserError
 from trainer.files import read_json, write_atomic
 from trainer.finetune.heads import HeadSettings, HeadTraining, Tuned
@@ -50,8 +51,12 @@ def tune_heads(plan: Heads, trained: Trained, tasks: Sequence[Task], given: Give
     for task in tasks:
         if task.kind == "text":
             others = ", ".join(name for name, known in TASKS.items() if known.kind != "text")
-            raise UserError(f"--heads needs labels, and {task.name} is answered by text: leave --heads out, or {others}.")
+            raise UserError(
+                f"--heads needs labels, and {task.name} is answered by text: leave --heads out, or {others}."
+            )
     kept = plan.out / "heads.json"
+    if trained.encoding.name not in NAMED:
+        write_atomic(plan.out / "tokenizer.json", to_json(trained.encoding).encode())
     results: dict[str, Any] = read_json(kept) if kept.is_file() else {}
     for task in tasks:
         train, validation = examples_of(
@@ -119,9 +124,7 @@ def _one(
     return found
 
 
-def _mirror(
-    plan: Heads, task: Task, seed: int, trained: Trained, tuned: Tuned, found: Result, began: float
-) -> None:
+def _mirror(plan: Heads, task: Task, seed: int, trained: Trained, tuned: Tuned, found: Result, began: float) -> None:
     run = replace(trained.run, lr=plan.settings.lr, seed=seed)
     tags = {"hpt.role": "head", "hpt.task": task.name, "hpt.finetuned": plan.source}
     final = FinalRun(id=uuid.uuid4().hex, experiment=plan.out.name, uri=plan.uri, tags=tags, run=run)

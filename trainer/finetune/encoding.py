@@ -73,7 +73,11 @@ def prompt(encoding: tiktoken.Encoding, example: Example, room: int, counts: Cou
         )
     plain = Example(source=example.source)
     source, cut = fit_source(encoding, plain, room - 1 - len(asked))
-    counts.examples, counts.shortened, counts.lost = counts.examples + 1, counts.shortened + (cut > 0), counts.lost + cut
+    counts.examples, counts.shortened, counts.lost = (
+        counts.examples + 1,
+        counts.shortened + (cut > 0),
+        counts.lost + cut,
+    )
     return [encoding.eot_token, *source, *asked]
 
 

@@ -77,9 +77,7 @@ class Head(nn.Module):
         return self.layers(features)
 
 
-def encoded(
-    encoding: tiktoken.Encoding, examples: Sequence[Example], length: int, counts: Counts
-) -> list[list[int]]:
+def encoded(encoding: tiktoken.Encoding, examples: Sequence[Example], length: int, counts: Counts) -> list[list[int]]:
     """End-of-text, source, what is behind it, end-of-text: at most `length` tokens, the source shortened first."""
     end, found = encoding.eot_token, list[list[int]]()
     for example in examples:

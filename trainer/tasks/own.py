@@ -1,12 +1,12 @@
 """A task of the user's: a TOML file that says where rows are, how they become text, and how answers are scored.
 
-    path = "qa.jsonl"                    # rows; also validation = "qa_dev.jsonl"
-    source = "{context}"                 # may be shortened where the context is too short
-    prompt = "\\nQuestion: {question}"    # behind it, never cut
-    ask = "\\nAnswer:"
-    answer = "answer"                    # a column: a text, a list of texts, or a class with labels
-    metric = "squad"                     # squad, rouge, or with labels acc, f1, macro_f1, mcc
-    labels = ["no", "yes"]
+path = "qa.jsonl"                    # rows; also validation = "qa_dev.jsonl"
+source = "{context}"                 # may be shortened where the context is too short
+prompt = "\\nQuestion: {question}"    # behind it, never cut
+ask = "\\nAnswer:"
+answer = "answer"                    # a column: a text, a list of texts, or a class with labels
+metric = "squad"                     # squad, rouge, or with labels acc, f1, macro_f1, mcc
+labels = ["no", "yes"]
 """
 
 from __future__ import annotations

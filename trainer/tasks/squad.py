@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 
 from trainer.errors import UserError
 from trainer.evals.score import Score
+from trainer.tasks.overlap import rouge
 from trainer.tasks.spans import squad_scores
 from trainer.tasks.task import Example, Row, Task
 
@@ -49,7 +51,10 @@ def _of_v1(row: Row) -> list[Example]:
 def _scores(examples: Sequence[Example], said: Sequence[str]) -> list[Score]:
     """As the official v2 script: the right text is empty where there is no answer."""
     plain = [Example(source="", answers=("",) if e.answers == (NONE,) else e.answers) for e in examples]
-    return squad_scores(plain, ["" if text.strip().lower() == NONE else text for text in said])
+    found = squad_scores(plain, ["" if text.strip().lower() == NONE else text for text in said])
+    if importlib.util.find_spec("rouge_score"):  # as one course scores it; the rest needs no package
+        found += rouge(examples, said, ("rougeL",))
+    return found
 
 
 SQUAD = Task(
