@@ -36,8 +36,8 @@ STEPS = 50
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig(cli.Common):
-    """Fine-tune a run of hpt.train. By text: one model for all --tasks, their rows mixed. With --heads: a classifier for
-    each. Started again with the same arguments, it goes on."""
+    """Fine-tune a run of hpt.train. By text: one model for all --tasks, their rows mixed. With --heads: a classifier
+    for each. Started again with the same arguments, it goes on."""
 
     run: tyro.conf.Positional[str]
     """Directory of a run, or a checkpoint file in one; or their address in an object store."""

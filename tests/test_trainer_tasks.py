@@ -144,7 +144,8 @@ BAD = {
     "a label outside": ("rte", {**PAIR, "label": -1}, "label -1 is outside the set of 0 to 1"),
     "a value outside": ("stsb", {**PAIR, "label": 9}, "a similarity of 9 is not between 0 and 5"),
     "no answer there": (
-        "squad", {**QUESTION, "answers": [{"text": "Paris", "answer_start": 0}]}, "'Paris' does not stand in the context",
+        "squad", {**QUESTION, "answers": [{"text": "Paris", "answer_start": 0}]},
+        "'Paris' does not stand in the context",
     ),
     "v2 as v1": ("squad", {**QUESTION, "answers": []}, "give rows of v2 to squad_v2"),
 }  # fmt: skip

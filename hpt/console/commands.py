@@ -20,6 +20,7 @@ GROUPS = {
         "ui": "MLflow's pages, opened at a search",
         "evaluate": "score a trained model on held-out text and zero-shot tasks",
         "generate": "let a trained model write",
+        "inspect": "a page of a model's attention maps, heads, neurons and logit lens",
         "convert": "export a trained model to transformers or llm.c, or bring one in",
     },
     "Data": {

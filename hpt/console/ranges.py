@@ -59,6 +59,7 @@ FLAGS: Mapping[str, Range] = {
     "epochs": Range(0, 10_000, above=True),
     "length": Range(8, 2**20, whole=True),
     "beams": Range(1, 64, whole=True),
+    "neurons": NONE_OR_MORE,
     # settings of strategies
     "reduction_factor": Range(2, 1000, whole=True),
     "units": COUNT,

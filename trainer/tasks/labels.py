@@ -56,14 +56,14 @@ def pearson(examples: Sequence[Example], predicted: np.ndarray, chance: np.ndarr
     wanted = truth(examples)
     if np.ptp(wanted) == 0 or np.ptp(predicted) == 0:
         return 0.0
-    return float(stats.pearsonr(wanted, predicted).statistic)
+    return float(stats.pearsonr(wanted, predicted)[0])
 
 
 def spearman(examples: Sequence[Example], predicted: np.ndarray, chance: np.ndarray) -> float:
     wanted = truth(examples)
     if np.ptp(wanted) == 0 or np.ptp(predicted) == 0:
         return 0.0
-    return float(stats.spearmanr(wanted, predicted).statistic)
+    return float(stats.spearmanr(wanted, predicted)[0])
 
 
 def exact(examples: Sequence[Example], predicted: np.ndarray, chance: np.ndarray) -> float:

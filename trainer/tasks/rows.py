@@ -1,4 +1,4 @@
-"""Rows of a task's files: .jsonl and .json (packed or not), .csv and .tsv, .parquet, .arrow; whatever split they are."""
+"""Rows of a task's files: .jsonl and .json (packed or not), .csv and .tsv, .parquet, .arrow."""
 
 from __future__ import annotations
 

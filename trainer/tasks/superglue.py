@@ -118,8 +118,8 @@ SUPERGLUE = (
         metrics=("choice_f1", "choice_em"), baseline="first words", answer_tokens=16, urls=urls("record"),
     ),
     judged(
-        "wic", "is a word meant alike", _wic, "\nAnswer:", NO_YES, ("acc",), ("word", "sentence1", "sentence2", "label"),
-        urls("wic"),
+        "wic", "is a word meant alike", _wic, "\nAnswer:", NO_YES, ("acc",),
+        ("word", "sentence1", "sentence2", "label"), urls("wic"),
     ),
     judged(
         "wsc", "does a pronoun refer to it", _wsc, "\nAnswer:", NO_YES, ("acc",),

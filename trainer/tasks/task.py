@@ -85,8 +85,8 @@ class Task:
             known = range(len(self.labels) or 2)
             if self.kind == "label" and example.label is not None and example.label not in known:
                 raise UserError(
-                    f"{where}: label {example.label:g} is outside {self.name}'s set of 0 to {known[-1]}: rows of a test "
-                    "split carry none."
+                    f"{where}: label {example.label:g} is outside {self.name}'s set of 0 to {known[-1]}: rows of a "
+                    "test split carry none."
                 )
         return found
 
