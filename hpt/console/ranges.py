@@ -60,6 +60,7 @@ FLAGS: Mapping[str, Range] = {
     "length": Range(8, 2**20, whole=True),
     "beams": Range(1, 64, whole=True),
     "neurons": NONE_OR_MORE,
+    "threads": FEW,
     # settings of strategies
     "reduction_factor": Range(2, 1000, whole=True),
     "units": COUNT,
