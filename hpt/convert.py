@@ -88,8 +88,8 @@ def _edge(config: ConvertConfig, plain: Plain) -> int:
     size = config.out.stat().st_size / 1e6
     console.print(
         f"{short(parameters(model).total)} parameters written as {config.to} to {config.out}, {size:,.1f} MB; read "
-        f"back, logits (of deviation {found.scale:.3g}) differ by at most {found.difference:.2g}, and the likeliest token is "
-        f"the same at {found.agreement:.1%} of places"
+        f"back, logits (of deviation {found.scale:.3g}) differ by at most {found.difference:.2g}, and the likeliest "
+        f"token is the same at {found.agreement:.1%} of places"
     )
     about = {"difference": found.difference, "agreement": found.agreement, "megabytes": size}
     config.answer({"out": config.out, "format": config.to, **about}, str(config.out))

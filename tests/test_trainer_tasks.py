@@ -228,6 +228,17 @@ def test_labels_as_scikit_learn_and_scipy_have_them(shared: Path) -> None:
     assert mcc(held, np.ones(200), np.ones(200)) == 0
 
 
+def test_correlations_as_scipy_has_them() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(0)
+    wanted = rng.integers(0, 26, 200) / 5
+    said = wanted + rng.normal(size=200)
+    some = [Example(source=str(k), label=float(v)) for k, v in enumerate(wanted)]
+    found = {s.name: s.value for s in scores(("pearson", "spearman"), some, said)}
+    assert found["pearson"] == pytest.approx(stats.pearsonr(wanted, said)[0], abs=1e-12)
+    assert found["spearman"] == pytest.approx(stats.spearmanr(wanted, said)[0], abs=1e-12)
+
+
 def test_groups_and_the_commonest_label() -> None:
     some = [Example(source="", label=float(v), group=g) for v, g in ((1, "a"), (0, "a"), (1, "b"), (1, "b"))]
     assert [list(rows) for rows in groups(some)] == [[0, 1], [2, 3]]

@@ -53,17 +53,16 @@ def mcc(examples: Sequence[Example], predicted: np.ndarray, chance: np.ndarray) 
 
 
 def pearson(examples: Sequence[Example], predicted: np.ndarray, chance: np.ndarray) -> float:
-    wanted = truth(examples)
-    if np.ptp(wanted) == 0 or np.ptp(predicted) == 0:
-        return 0.0
-    return float(stats.pearsonr(wanted, predicted)[0])
+    return correlation(truth(examples), predicted)
 
 
 def spearman(examples: Sequence[Example], predicted: np.ndarray, chance: np.ndarray) -> float:
-    wanted = truth(examples)
-    if np.ptp(wanted) == 0 or np.ptp(predicted) == 0:
-        return 0.0
-    return float(stats.spearmanr(wanted, predicted)[0])
+    return correlation(stats.rankdata(truth(examples)), stats.rankdata(predicted))
+
+
+def correlation(a: np.ndarray, b: np.ndarray) -> float:
+    """Pearson's; 0 where one of them does not vary."""
+    return float(np.corrcoef(a, b)[0, 1]) if np.ptp(a) > 0 and np.ptp(b) > 0 else 0.0
 
 
 def exact(examples: Sequence[Example], predicted: np.ndarray, chance: np.ndarray) -> float:
