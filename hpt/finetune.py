@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
@@ -11,27 +11,20 @@ import tyro
 from hpt.console import cli
 from hpt.console.final import Follower, show_result, train_here
 from hpt.finetuning.heads import Heads, tune_heads
-from hpt.finetuning.settings import Given, examples_of, given_files, the_tasks, tokenizer_fits
+from hpt.finetuning.settings import Given, examples_of, given_files, the_tasks
+from hpt.finetuning.text import SHARE_OF_LR, Text, text_run
 from hpt.tracking.mirror import FinalRun
 from hpt.tracking.mirror import tracking_uri as uri_of
 from hpt.train import claim
 from trainer.addresses import masked
 from trainer.checkpoints.storage import Store
 from trainer.checkpoints.trained import Trained, open_trained
-from trainer.config import DataConfig, RunConfig, override
+from trainer.config import override
 from trainer.data import prepare
 from trainer.errors import UserError
 from trainer.final import BEST, Plan
 from trainer.finetune.heads import HeadSettings
-from trainer.finetune.mixture import Part, make_rows
-from trainer.tasks import Example, Task
-
-SHARE_OF_LR = 0.3
-"""Of pretraining's peak lr, where neither --lr nor a search says more."""
-VAL_TOKENS = 131_072
-"""Held-out tokens that each validation reads, at most."""
-STEPS = 50
-"""The batch is pretraining's, or smaller so that there are so many steps."""
+from trainer.tasks import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +85,6 @@ def main(argv: Sequence[str]) -> int:
     trained = open_trained(config.run)
     if config.heads:
         return _heads(config, trained, tasks, given)
-    if not trained.model.config.causal:
-        raise UserError("A masked language model writes no answers: give --heads, and tasks that have labels.")
     return tune_text(config, trained, tasks, given)
 
 
@@ -127,7 +118,10 @@ def tune_text(config: FinetuneConfig, trained: Trained, tasks: Sequence[Task], g
         task.name: examples_of(task, given.get(task.name, {}), config.download, config.limit, console.print)
         for task in tasks
     }
-    run = text_run(config, trained, found, console.print)
+    how = Text(
+        epochs=config.epochs, seed=config.seed, weights=config.weights, lr=config.lr, batch=config.batch
+    )  # fmt: skip
+    run = override(text_run(trained, found, how, console.print), config.set)
     out = config.out or default_out(config.run)
     plan = Plan(
         run=run,
@@ -160,43 +154,6 @@ def default_out(run: str) -> str:
     if folder.endswith(".safetensors"):
         folder = folder.rpartition("/")[0].removesuffix("/checkpoints")
     return f"{folder}-ft" + (f"?{options}" if options else "")
-
-
-def text_run(
-    config: FinetuneConfig,
-    trained: Trained,
-    found: Mapping[str, tuple[list[Example], list[Example]]],
-    say: Callable[[str], None],
-) -> RunConfig:
-    """The fine-tuning as a run: packed rows for a corpus, everything else as --set and pretraining have it."""
-    old, weights = trained.run, config.weights or (1.0,) * len(found)
-    tokenizer_fits(trained)
-    parts = [
-        Part(name=name, train=train, validation=validation, weight=weight)
-        for (name, (train, validation)), weight in zip(found.items(), weights, strict=True)
-    ]
-    folder = make_rows(parts, trained.encoding, old.model.context, config.seed, say)
-    data = DataConfig(corpus=str(folder), tokenizer=old.data.tokenizer, val_tokens=old.model.context, pack="rows")
-    prepared, context = prepare(data), old.model.context
-    tokens = max(context, round(config.epochs * prepared.train_tokens))
-    batch = config.batch or max(context, min(old.batch, tokens // STEPS // context * context))
-    held = min(prepared.val_tokens, max(context, VAL_TOKENS // context * context))
-    run = replace(
-        old,
-        data=replace(data, val_tokens=held, epochs=config.epochs + batch / prepared.train_tokens + 1e-6),
-        tokens=tokens,
-        batch=batch,
-        lr=config.lr or SHARE_OF_LR * (old.lr or 1e-4),
-        schedule="cosine",
-        warmup=round(0.06 * tokens),
-        final_fraction=0.1,
-        weight_decay=0.01,
-        betas=(0.9, 0.999),
-        seed=config.seed,
-        loss_cap=None,
-        micro_batch=None,
-    )
-    return override(run, config.set)
 
 
 if __name__ == "__main__":

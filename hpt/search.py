@@ -33,6 +33,7 @@ from search.strategy import Stage
 from trainer.architecture.counts import parameters, run_flops
 from trainer.config import to_dict
 from trainer.data import check_enough, prepare
+from trainer.errors import UserError
 from trainer.evals.suite import Suite
 
 
@@ -67,7 +68,7 @@ def make_ready(config: SearchConfig, begun: SearchConfig | None, console: Consol
         f"target [bold]{config.target}[/bold]: {short(n.total)} parameters ({short(n.non_embedding)} "
         f"non-embedding), {short(target.tokens)} tokens in {target.steps:,} steps, {run_flops(target):.3g} FLOPs"
     )
-    suite = Suite.of(config.tasks, data, config.task_limit)
+    suite = None if config.finetunes else Suite.of(config.tasks, data, config.task_limit)
     if suite is not None:
         read = suite.tokens(target)
         share = suite.flops(target, read) / run_flops(target)
@@ -181,6 +182,11 @@ def calibrated(setup: Setup) -> tuple[Problem, Trial]:
 
     free = make_problem(setup, {})
     wanted = setup.strategy.shapes(History(problem=free)) or [setup.target]
+    if setup.target.init_from and any(run.model != setup.target.model for run in wanted):
+        raise UserError(
+            f"--strategy {setup.config.strategy} trains smaller models, and a pretrained one has no smaller copy to be "
+            "fine-tuned: use hyperband, early-stopping, greedy, data-scaling or grid."
+        )
     runs = list({run.model: run for run in wanted}.values())  # another batch is so many more micro-batches
     most = setup.cap.seconds_left(Spending(), free.cost.usd_per_hour) / 2
     measured, launch, seconds = calibrate_shapes(

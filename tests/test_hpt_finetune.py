@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import os
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from hpt.console.beginning import free_directories
+from hpt.console.settings import SearchConfig
 from hpt.evaluate import main as evaluate
 from hpt.finetune import main
 from hpt.finetuning.heads import HeadTraining
+from hpt.search import main as search
+from hpt.train import main as train
 from trainer.checkpoints.trained import keep_tokenizer, open_trained
 from trainer.config import DataConfig, ModelConfig, RunConfig, override
 from trainer.data import prepare
@@ -194,3 +199,33 @@ def test_a_task_file_as_typed(causal: Path, place: Path, capsys: pytest.CaptureF
     capsys.readouterr()
     assert evaluate(["ft", "--tasks", "val", "--task-file", "mine.toml", "--limit", "3", "--json"]) == 0
     assert {"val", "mine"} == set(json.loads(capsys.readouterr().out))
+
+
+def test_a_search_can_be_for_the_lr_of_fine_tuning(causal: Path, place: Path) -> None:
+    """The target is hpt.finetune's run, begun from the pretrained weights: a trial of it is a fine-tuning."""
+    config = SearchConfig(target=f"finetune:{causal}", tasks=("squad",), data=("squad=squad.jsonl",), seed=3)
+    target = config.build_target()
+    assert target.lr is None and target.data.pack == "rows" and target.seed == 3 and target.init_from
+    prepared = prepare(target.data)
+    assert main([str(causal), "--tasks", "squad", "--data", "squad=squad.jsonl", "--seed", "3", "--lr", "1e-2"]) == 0
+    training = Training(replace(target, lr=1e-2), prepared)
+    found = list(training.reports())[-1].val_loss
+    result = json.loads((causal.parent / "run-ft" / "result.json").read_text())
+    assert found == pytest.approx(result["loss"], abs=1e-6)
+    assert open_trained(causal).run.init_from == ""
+    name = next(iter(free_directories(config))).name
+    assert name == "finetune-run-hyperband"
+    with pytest.raises(UserError, match="The rows of rte are missing"):
+        SearchConfig(target=f"finetune:{causal}", tasks=("rte",)).build_target()
+
+
+@pytest.mark.slow
+def test_the_search_itself(causal: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["--target", f"finetune:{causal}", "--tasks", "squad", "--data", "squad=squad.jsonl", "--name", "mine"]
+    argv += ["--budget-runs", "3", "--slots", "1"]
+    assert search([*argv, "--strategy", "early-stopping"]) == 0
+    assert json.loads(Path("searches/mine/recommendation.json").read_text())["trials"]
+    assert train(["--from", "searches/mine", "--lr", "1e-2", "--out", "final"]) == 0
+    assert json.loads(Path("final/result.json").read_text())["status"] == "finished"
+    with pytest.raises(UserError, match="model-scaling trains smaller models"):
+        search([*argv[:6], "--strategy", "model-scaling", "--name", "other"])

@@ -249,6 +249,8 @@ class RunConfig:
     """Seeds initial weights and data order alike; trials of one search share it (paired differences)."""
     objective: Literal["next", "masked"] = later("next")
     """next: each token from those before it; masked: some from all others (arXiv 1810.04805)."""
+    init_from: str = later("")
+    """A checkpoint file whose weights are the start instead of random ones: of a fine-tuning."""
     mask_rate: float = later(0.15)
     """Share of the tokens that the masked objective hides and predicts; more can be better (arXiv 2202.08005)."""
     mask_shares: tuple[float, float] = later((0.8, 0.1))

@@ -73,6 +73,8 @@ class Training:
         self.model = self.parallel.build(run, self.device)
         self.loss_function = self.parallel.loss_function(self.model)
         self.optimizer = make_optimizer(self.model, run)
+        if run.init_from:
+            self.restore(load_checkpoint(Path(run.init_from))[0], run.init_from, moments=False)
         self.step = 0
         self.grad_norm: Tensor | None = None
         self.interrupted = ""

@@ -68,7 +68,8 @@ def free_directories(config: SearchConfig) -> Iterator[Path]:
             raise UserError(f"{path} holds a search already: go on with --resume {path}, or choose another --name.")
         yield path
         return
-    base = f"{config.target}-{config.strategy.rpartition(':')[2]}"
+    target = f"finetune-{Path(config.target).name}" if config.finetunes else config.target
+    base = f"{target}-{config.strategy.rpartition(':')[2]}"
     names = [base, *(f"{base}-{i}" for i in range(2, 10_000))]
     yield from (path for path in (config.out / name for name in names) if not SearchDir(path).begun)
 

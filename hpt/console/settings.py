@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from hpt.console import cli
+from hpt.finetuning.text import TARGET, finetune_target
 from search.budget import Budget, CostModel, Spending, Timing
 from search.execution.store import SearchDir
 from search.records import Problem
@@ -47,7 +48,7 @@ class SearchConfig(cli.Common):
     strategy: str = "hyperband"
     """How to search: a name of the table in the README, or module:Class for one of your own."""
     target: str = "laptop"
-    """The run you want to make: a preset."""
+    """The run you want to make: a preset, or finetune:RUN, the fine-tuning of a run on --tasks (hpt.finetune)."""
     tokens: float | None = None
     """Training tokens of the target, such as 2.5e9; default: the preset's."""
     batch: int | None = None
@@ -89,7 +90,10 @@ class SearchConfig(cli.Common):
     dry_run: bool = False
     """Only say what would be done, for how long and how much."""
     tasks: tuple[str, ...] = ()
-    """Score every finished trial on these, such as hellaswag blimp; their cost is part of each trial's."""
+    """Score every finished trial on these, such as hellaswag blimp; their cost is part of each trial's. Of a target
+    finetune:RUN the tasks that it is fine-tuned on."""
+    data: tuple[str, ...] = ()
+    """Of a target finetune:RUN, rows of its tasks, as TASK=PATH."""
     task_limit: int = LIMIT
     """Items of each task, spread evenly over its file."""
     grid: Grid = field(default_factory=Grid)
@@ -137,8 +141,15 @@ class SearchConfig(cli.Common):
             raise UserError(f"--guess is a prior, and --strategy {self.strategy} has none: use --strategy transfer.")
         return replace(strategy, guess=self.guess)
 
+    @property
+    def finetunes(self) -> bool:
+        return self.target.startswith(TARGET)
+
     def build_target(self) -> RunConfig:
-        run = preset(self.target)
+        if self.finetunes:
+            run = finetune_target(self.target, self.tasks, self.data, self.seed)
+        else:
+            run = preset(self.target)
         run = replace(override_data(run, self.corpus, self.tokenizer), seed=self.seed)
         if self.tokens is not None:  # warmup stays the same fraction of the run
             tokens = int(self.tokens)
