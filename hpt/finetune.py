@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from trainer.checkpoints.trained import Trained, open_trained
 from trainer.config import override
 from trainer.data import prepare
 from trainer.errors import UserError
+from trainer.files import write_atomic
 from trainer.final import BEST, Plan
 from trainer.finetune.heads import HeadSettings
 from trainer.tasks import Task
@@ -106,6 +108,7 @@ def _heads(config: FinetuneConfig, trained: Trained, tasks: Sequence[Task], give
         source=config.run, out=Path(out), settings=settings, seeds=config.seeds, limit=config.limit,
         download=config.download, uri=uri_of(config.tracking_uri),
     )  # fmt: skip
+    write_atomic(plan.out / "origin.json", json.dumps({"finetuned": source_of(config.run)}).encode())
     found = tune_heads(plan, trained, tasks, given, config.console())
     words = [f"{task} {next(iter(result['seeds'].values()))['scores']}" for task, result in found.items()]
     config.answer(found, "\n".join(words))
@@ -132,7 +135,7 @@ def tune_text(config: FinetuneConfig, trained: Trained, tasks: Sequence[Task], g
         best=True,
     )
     data = prepare(run.data, vocabulary=run.model.vocabulary)
-    identity = claim(Store(out), run, data, None)
+    identity = claim(Store(out), run, data, None, finetuned=source_of(config.run))
     tags = {"hpt.finetuned": masked(config.run), "hpt.tasks": " ".join(found)}
     name = Path(out.rstrip("/")).name
     final = FinalRun(id=identity, experiment=name, uri=uri_of(config.tracking_uri), tags=tags, run=run,
@@ -146,6 +149,10 @@ def tune_text(config: FinetuneConfig, trained: Trained, tasks: Sequence[Task], g
     console.print(f"score it           python -m hpt.evaluate {masked(out)} --tasks {' '.join(found)}")
     config.answer({**result, "directory": masked(out)}, f"{result['status']}, validation loss {result['loss']}")
     return code
+
+
+def source_of(run: str) -> str:
+    return masked(run) if "://" in run else str(Path(run).absolute())
 
 
 def default_out(run: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +16,11 @@ from hpt.console.settings import SearchConfig
 from hpt.evaluate import main as evaluate
 from hpt.finetune import main
 from hpt.finetuning.heads import HeadTraining
+from hpt.report import main as report
 from hpt.search import main as search
 from hpt.train import main as train
 from trainer.checkpoints.trained import keep_tokenizer, open_trained
-from trainer.config import DataConfig, ModelConfig, RunConfig, override
+from trainer.config import DataConfig, ModelConfig, RunConfig, override, to_dict
 from trainer.data import prepare
 from trainer.errors import UserError
 from trainer.loop import Training
@@ -229,3 +231,31 @@ def test_the_search_itself(causal: Path, place: Path, capsys: pytest.CaptureFixt
     assert json.loads(Path("final/result.json").read_text())["status"] == "finished"
     with pytest.raises(UserError, match="model-scaling trains smaller models"):
         search([*argv[:6], "--strategy", "model-scaling", "--name", "other"])
+
+
+def test_the_hand_in_of_a_run_with_its_fine_tunings(causal: Path, place: Path) -> None:
+    """Both lie beside each other, as hpt.finetune puts them without --out."""
+    run = place / "runs" / "mine_1"
+    run.parent.mkdir()
+    run.mkdir()
+    for name in ("tokenizer.json", "checkpoints"):
+        (run / name).symlink_to(causal / name)
+    state = open_trained(causal).run
+    (run / "run.json").write_text(json.dumps(to_dict(state)))
+    curve = [[128, 4.5], [7680, 3.25]]
+    result = {"status": "finished", "loss": 3.25, "curve": curve, "seconds": 61.0, "tokens": 7680}
+    (run / "result.json").write_text(json.dumps(result))
+    assert main([str(run), *TEXT, "--epochs", "1", "--limit", "40"]) == 0
+    assert evaluate([str(run) + "-ft", "--tasks", "rte", "--data", "rte=rte.jsonl"]) == 0
+    heads = ["--tasks", "rte", "--data", "rte=rte.jsonl", "--heads", "--epochs", "1", "--limit", "40"]
+    assert main([str(run), *heads]) == 0
+    assert report([str(run), "--format", "latex"]) == 0
+    tex = (run / "report.tex").read_text()
+    assert tex.count(r"\begin{table}") == tex.count(r"\end{table}") >= 7 and r"mine\_1-ft" in tex
+    assert report([str(run), "--format", "md"]) == 0
+    text = (run / "report.md").read_text()
+    for wanted in ("3.2500", "majority/acc", "Heads of", "What it cost", "Example batches", "«", "model.pt", "7,680"):
+        assert wanted in text, wanted
+    pictures = re.findall(r"\]\(([^)]+\.svg)\)", text)
+    assert pictures and all((run / name).is_file() for name in pictures)
+    assert report([str(run) + "-ft"]) == 0
