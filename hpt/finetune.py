@@ -61,7 +61,7 @@ class FinetuneConfig(cli.Common):
     length: int = 128
     """With --heads: tokens that are read of an example."""
     limit: int | None = None
-    """At most so many training rows of each task, the first."""
+    """At most so many training rows of each task, spread evenly over its file."""
     seed: int = 0
     """Of the mixture, the order and the heads."""
     seeds: int = 1

@@ -120,9 +120,9 @@ def test_the_masked_loss_is_a_plain_loops(encoding, tokenizer: Path) -> None:  #
     model = Transformer(run)
     total = torch.zeros(())
     for before, answer in pairs:
-        whole = torch.tensor([[*before, *answer]])
+        whole = torch.tensor([[*before.tolist(), *answer.tolist()]])
         logits = model(whole[:, :-1])[0, len(before) - 1 :]
-        total = total + F.cross_entropy(logits, torch.tensor(answer), reduction="sum")
+        total = total + F.cross_entropy(logits, torch.tensor(answer.tolist()), reduction="sum")
     loss = total / sum(len(answer) for _, answer in pairs)
     loss.backward()
     mean, norm = training.train_step()

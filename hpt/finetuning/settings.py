@@ -7,6 +7,7 @@ from pathlib import Path
 
 from trainer.checkpoints.trained import Trained
 from trainer.errors import UserError
+from trainer.evals.files import spread
 from trainer.tasks import Example, Task, task_called
 from trainer.tasks.files import Files, load
 from trainer.tasks.own import own_task
@@ -57,7 +58,7 @@ def examples_of(
     """Of the splits train and validation."""
     files = Files(given=given, download=download, say=say)
     train, validation = (load(task, split, files, heads) for split in ("train", "validation"))
-    return train[:limit], validation
+    return [train[i] for i in spread(len(train), limit)], validation
 
 
 def tokenizer_fits(trained: Trained) -> None:

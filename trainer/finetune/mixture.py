@@ -65,7 +65,8 @@ def make_rows(
     used = sum(len(p) + len(a) - 1 for p, a in pairs) / rows[:, 0].size
     say(f"packed into {len(rows):,} rows of {context} tokens, {used:.0%} full; {len(of_val):,} rows held out")
     key = hashlib.blake2b(json.dumps([FORMAT, context, seed, encoding.n_vocab]).encode(), digest_size=12)
-    key.update(rows.tobytes() + of_val.tobytes())
+    key.update(rows)
+    key.update(of_val)
     named = encoding.name in NAMED
     folder = cache_dir() / "rows" / key.hexdigest()
     about = {

@@ -9,7 +9,8 @@ import numpy as np
 
 from trainer.data.masking import NOTHING
 
-Pair = tuple[list[int], list[int]]
+Tokens = Sequence[int] | np.ndarray
+Pair = tuple[Tokens, Tokens]
 """Prompt and answer."""
 
 
@@ -43,7 +44,7 @@ def pack(pairs: Sequence[Pair], context: int, end_of_text: int, seed: int) -> np
         packed[line, 2] = len(members)  # padding is a document of its own
         for number, i in enumerate(members):
             prompt, answer = pairs[i]
-            whole = [*prompt, *answer]
+            whole = np.concatenate([prompt, answer])
             end = start + len(whole) - 1
             packed[line, 0, start:end] = whole[:-1]
             packed[line, 1, end - len(answer) : end] = answer
