@@ -51,7 +51,7 @@ def make_rows(
 ) -> Path:
     """A folder of packed rows for data.pack=rows, in the cache by its content. `say` hears what became of each task's
     examples."""
-    train, val, made = list[tuple[list[Pair], float]](), list[Pair](), dict[str, Mapping[str, object]]()
+    train, val, made = list[tuple[Sequence[Pair], float]](), list[Pair](), dict[str, Mapping[str, object]]()
     for part in parts:
         pairs, counts = encode_all(encoding, part.train, context, part.name)
         held, of_held = encode_all(encoding, part.validation, context, f"{part.name}'s validation split")
@@ -65,8 +65,8 @@ def make_rows(
     used = sum(len(p) + len(a) - 1 for p, a in pairs) / rows[:, 0].size
     say(f"packed into {len(rows):,} rows of {context} tokens, {used:.0%} full; {len(of_val):,} rows held out")
     key = hashlib.blake2b(json.dumps([FORMAT, context, seed, encoding.n_vocab]).encode(), digest_size=12)
-    key.update(rows)
-    key.update(of_val)
+    key.update(rows.data)
+    key.update(of_val.data)
     named = encoding.name in NAMED
     folder = cache_dir() / "rows" / key.hexdigest()
     about = {
