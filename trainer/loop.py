@@ -271,7 +271,7 @@ class Training:
             yield report("diverged", reason=reason)
             return
         bits = None  # of a masked model the loss is of some tokens, given all others: no code for the text
-        if run.objective == "next" and run.data.pack != "rows":
+        if run.objective == "next" and not math.isnan(self.data.bytes_per_token):
             bits = val_loss / math.log(2) / self.data.bytes_per_token
         yield report("finished", val_loss=val_loss, bits_per_byte=bits)
 
