@@ -61,7 +61,7 @@ def answer(
     if not trained.model.config.causal:
         raise UserError(f"A masked language model writes no answers to {task.name}: fine-tune it with --heads.")
     context, longest = trained.model.config.context, max_tokens or task.answer_tokens
-    longest = min(longest, max(1, context // 2))
+    longest = min(longest, max(1, context // 4))  # the text needs the room more
     counts, encoding = Counts(), trained.encoding
     prompts = [prompt(encoding, example, context - longest, counts) for example in some]
     how = Decoding(max_tokens=longest, end=trained.end_of_text, beams=beams, allowed=encoding.n_vocab)

@@ -186,12 +186,11 @@ def _beams(model: Transformer, prompts: Sequence[Sequence[int]], how: Decoding) 
         room, lines, tokens, still, first = (cache.at < model.config.context).tolist(), [], [], list[int](), 0
         for i in alive:
             of_text = len(texts[i])
-            options = sorted(
-                ((sums[i][b] + top[first + b][k], b, ids[first + b][k]) for b in range(of_text) for k in range(most)),
-                key=lambda option: -option[0],
-            )
+            options = [
+                (sums[i][b] + top[first + b][k], b, ids[first + b][k]) for b in range(of_text) for k in range(most)
+            ]
             before, texts[i], sums[i], from_lines = texts[i], [], [], list[int]()
-            for total, b, token in options:
+            for total, b, token in sorted(options, key=lambda option: -option[0]):
                 if len(texts[i]) == beams:
                     break
                 if token == how.end:
