@@ -83,7 +83,7 @@ def nothing_begins(monkeypatch: pytest.MonkeyPatch, place: Path, tmp_path: Path)
     for name in (
         "hpt.train.prepare", "hpt.search.make_ready", "hpt.cost.timed", "hpt.ablate.execute",
         "hpt.mup.coordinate_check", "hpt.mup.prepare", "hpt.bench._measure", "hpt.data.fetch", "hpt.data.prepare",
-        "hpt.ui.free_port",
+        "hpt.ui.free_port", "hpt.finetune.open_trained", "hpt.inspect.open_trained",
         "hpt.evaluate.evaluate", "hpt.merge.find_domains", "hpt.generate.generate", "hpt.compare.load_table",
     ):  # fmt: skip
         module, _, attribute = name.rpartition(".")
@@ -127,6 +127,7 @@ BEGINNING = {  # of a command line that is good, for bad flags to come behind
     "data": ["inspect", "python"], "ui": [], "search": [], "cost": [], "mup": [], "bench": ["step"],
     "ls": [], "show": ["{}/search"], "export": ["{}/search"], "ask": ["{}/search"], "tell": ["{}/search", "x"],
     "completion": ["bash"], "advise": ["--table", "{}/search/trials.jsonl", "--n", "1e6", "--d", "1e8", "--b", "1e5"],
+    "finetune": ["{}/run", "--tasks", "rte"], "inspect": ["{}/run"],
 }  # fmt: skip
 
 

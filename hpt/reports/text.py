@@ -195,7 +195,7 @@ def _best_proxy(found: FinalFound) -> float | None:
 def score_rows(found: FinalFound) -> tuple[tuple[str, ...], Rows]:
     rows: Rows = []
     for task, entry in found.evaluations.items():
-        for score in entry["scores"][:8]:
+        for score in entry["scores"][:12]:
             error = score["standard_error"]
             shown = "" if error is None or math.isnan(error) else f"{error:.4f}"
             rows.append((task, score["name"], f"{score['value']:.4f}", shown, f"{score['count']:,}"))
@@ -244,6 +244,22 @@ def latex(found: Found) -> str:
 def tables_latex(headers: Sequence[str], rows: Rows, caption: str) -> str:
     """One table for a paper, by booktabs."""
     return _tex(headers, rows, caption) + "\n"
+
+
+def table_markdown(headers: Sequence[str], rows: Rows) -> str:
+    return _md(headers, rows)
+
+
+def plain_markdown(text: str) -> str:
+    return _plain(text)
+
+
+def verbatim_latex(title: str, texts: Sequence[str]) -> str:
+    """Texts as they are, set small."""
+    parts = [rf"\paragraph{{{_escaped(title)}}}"]
+    for text in texts:
+        parts += [rf"\par\noindent\texttt{{\small {_escaped(line)}}}" for line in text.splitlines()]
+    return "\n".join(parts) + "\n"
 
 
 def _tex(headers: Sequence[str], rows: Rows, caption: str) -> str:
