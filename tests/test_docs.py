@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import re
 import shlex
 import shutil
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import trainers_made
+import yaml
 from pages import PAGES, ROOT, blocks, commands
 from worlds import World, play, problem
 
@@ -26,6 +28,7 @@ import hpt.generate
 import hpt.search
 import hpt.show
 import hpt.train
+from hpt.reports.gather import gather
 from search.execution.session import Session
 from search.strategies import STRATEGIES, load
 from trainer.presets import preset
@@ -105,6 +108,23 @@ def test_the_strategy_of_ten_minutes(tmp_path: Path, monkeypatch: pytest.MonkeyP
     found = session.strategy.recommend(session.history)
     assert len(session.trials) == 5 and found.lr is not None and 3e-4 < found.lr < 3e-2
     assert session.problem.budget.allows(session.history.spent)
+
+
+def test_the_caption_says_what_the_picture_shows_and_cost() -> None:
+    text, found = (ROOT / "README.md").read_text(), gather(ROOT / "notebooks" / "data" / "search" / "by-size")
+    best = [f"{math.exp(o.log_lr):.1e}".replace("e-0", "e-") for cell in found.cells if (o := cell.optimum())]
+    assert f"falls from {best[0]} to {best[-1]} as" in text
+    numbers = [f"{value:.1e}".replace("e-0", "e-") for value in (found.lr, *found.interval90)]
+    assert "target, {}\n(90 % interval {} to {})".format(*numbers) in text
+    cost = found.answer["bill"]["share_of_target"]
+    assert f"28 runs of smaller models cost {cost:.0f} times the target run" in text
+    assert sum(len(cell.lrs) for cell in found.cells) == 28
+
+
+def test_the_citation_is_of_this_version() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {"cff-version", "message", "title", "authors"} <= set(cited) and cited["version"] == project["version"]
 
 
 def test_every_line_of_the_panel_is_in_the_glossary() -> None:
