@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,6 +52,24 @@ def test_the_rayjob_runs_hpt_and_cleans_up() -> None:
         "memory" in yaml.safe_load(spec["runtimeEnvYAML"])["env_vars"]
         or "MLFLOW_TRACKING_URI" in spec["runtimeEnvYAML"]
     )
+
+
+def test_the_rayjobs_image_holds_hpt_and_the_same_ray() -> None:
+    """cluster/Dockerfile: its Ray is the job's, and it copies all that installs the packages, and nothing ignored."""
+    text = (ROOT / "cluster" / "Dockerfile").read_text()
+    spec = yaml.safe_load((ROOT / "cluster" / "rayjob.yaml").read_text())["spec"]["rayClusterSpec"]
+    pods = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
+    images = {pod["template"]["spec"]["containers"][0]["image"] for pod in pods}
+    assert re.findall(r"-t (\S+)", text) == list(images)
+    base, python = re.findall(r"^FROM rayproject/ray:([\d.]+)-py(\d+)-gpu$", text, re.M)[0]
+    assert base == spec["rayVersion"] and set(re.findall(r"ray\[[\w,]+\]==([\d.]+)", text)) == {base}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    assert f">={python[0]}.{python[1:]}," in project["project"]["requires-python"]
+    copied = {word for line in re.findall(r"^COPY --chown=\S+ (.*) \S+$", text, re.M) for word in line.split()}
+    needed = {"pyproject.toml", project["project"]["readme"], *project["project"]["license-files"]}
+    assert copied == needed | set(project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"])
+    ignored = (ROOT / "cluster" / "Dockerfile.dockerignore").read_text().splitlines()
+    assert {line[1:] for line in ignored if line.startswith("!")} == copied and all((ROOT / c).exists() for c in copied)
 
 
 def free_port() -> int:

@@ -21,7 +21,9 @@ from trainer.presets import preset
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-TYPED = sorted({m[0] for m in re.finditer(r"python -m hpt\.\w+ [^#\n]*--device [^#\n]*", README)})
+BUDGETS = (ROOT / "docs" / "budgets.md").read_text()
+"""With the worked example."""
+TYPED = sorted({m[0].strip() for m in re.finditer(r"python -m hpt\.\w+ [^#\n]*--device [^#\n]*", README + BUDGETS)})
 
 
 @pytest.fixture(autouse=True)
@@ -51,11 +53,11 @@ def test_the_worked_example_reaches_its_plan_on_a_laptop(typed: str, capsys: pyt
         assert "the target itself would take 2.0 h and $5.38 there" in " ".join(said.split())
 
 
-def test_the_plan_in_the_readme_is_what_is_planned(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_plan_on_the_page_is_what_is_planned(capsys: pytest.CaptureFixture[str]) -> None:
     typed = next(t for t in TYPED if "hpt.search" in t)
     found = planned(capsys, *(a for a in shlex.split(typed)[3:] if a != "--dry-run"))
     for stage in found["plan"]:
-        row = next(line for line in README.splitlines() if line.startswith(f"  {stage['name']}  "))
+        row = next(line for line in BUDGETS.splitlines() if line.startswith(f"  {stage['name']}  "))
         assert row.split("   ")[-2].strip() == f"{stage['cost']['usd']:.2f}", row
     assert found["cost"]["usd"] == pytest.approx(8.0) and len(TYPED) >= 2
 

@@ -58,7 +58,7 @@ class SearchConfig(cli.Common):
     """Find the peak learning rate of a run that you can afford only once."""
 
     strategy: str = "hyperband"
-    """How to search: a name of the table in the README, or module:Class for one of your own."""
+    """How to search: a name of the table in docs/strategies.md, or module:Class for one of your own."""
     target: str = "laptop"
     """The run you want to make: a preset, a .toml file that names one and the fields that differ, or finetune:RUN, the
     fine-tuning of a run on --tasks (hpt.finetune)."""
