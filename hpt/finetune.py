@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from trainer.storage import Store
 
 from hpt.console import cli
 from hpt.console.final import Follower, show_result, train_here
@@ -26,6 +25,7 @@ from trainer.errors import UserError
 from trainer.files import write_atomic
 from trainer.final import BEST, Plan
 from trainer.finetune.heads import HeadSettings
+from trainer.storage import Store
 from trainer.tasks import Task
 
 

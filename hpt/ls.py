@@ -77,7 +77,8 @@ def found(folders: Sequence[Path]) -> Iterator[Line]:
 
 
 def search_line(path: Path) -> Line:
-    search = read_json(path / "config.json").get("search")
+    document = read_json(path / "config.json")
+    search = document.get("search")
     if not isinstance(search, dict):
         raise UserError(f"{path / 'config.json'} is damaged (it has no search): restore it, or start a new search.")
     about: dict[str, Any] = {
@@ -88,7 +89,7 @@ def search_line(path: Path) -> Line:
     if live(path / ".lock"):
         return Line(**about, state="running", changed=_changed(path))
     if not (path / "recommendation.json").is_file():
-        return Line(**about, state="interrupted", changed=_changed(path))
+        return Line(**about, state="asked" if "asked" in document else "interrupted", changed=_changed(path))
     answer = read_json(path / "recommendation.json")
     bill = answer.get("bill", {})
     return Line(

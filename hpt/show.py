@@ -50,6 +50,8 @@ def search(path: Path, config: ShowConfig) -> dict[str, Any]:
         console.print(f"{path}: {line.by} for {line.target}, {line.state}, {len(trials)} trials so far")
         if line.state == "interrupted":
             console.print(f"go on with: python -m hpt.search --resume {path}")
+        if line.state == "asked":
+            console.print(f"go on with: python -m hpt.ask {path}")
         return {"state": line.state, "trials": len(trials)}
     values = SearchDir(path).read_recommendation()
     bill = values.pop("bill", {})

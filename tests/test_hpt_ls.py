@@ -19,9 +19,11 @@ SEARCH = Path(__file__).parent / "recorded" / "search"
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    for name in ("done", "cut", "live", "broken"):
+    for name in ("done", "cut", "live", "broken", "asked"):
         shutil.copytree(SEARCH, tmp_path / "searches" / name)
-    for name in ("cut", "live"):
+    asked = json.loads((SEARCH / "config.json").read_text()) | {"asked": {}}
+    (tmp_path / "searches" / "asked" / "config.json").write_text(json.dumps(asked))
+    for name in ("cut", "live", "asked"):
         (tmp_path / "searches" / name / "recommendation.json").unlink()
     (tmp_path / "searches" / "broken" / "config.json").write_text("{")
     run = tmp_path / "runs" / "mine"
@@ -38,7 +40,8 @@ def test_every_state_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -
         assert ls.main(["--json"]) == 0
     lines = {line["name"]: line for line in json.loads(capsys.readouterr().out)}
     states = {Path(name).name: line["state"] for name, line in lines.items()}
-    assert states == {"done": "done", "cut": "interrupted", "live": "running", "broken": "damaged", "mine": "finished"}
+    assert states == {"done": "done", "cut": "interrupted", "live": "running", "broken": "damaged", "mine": "finished",
+                      "asked": "asked"}  # fmt: skip
     done, mine = lines["searches/done"], lines["runs/mine"]
     assert done["by"] == "early-stopping" and done["lr"] == pytest.approx(9.77e-4, rel=1e-3) and done["interval90"]
     assert mine["by"] == "from done" and mine["loss"] == 3.25 and mine["cost"] == "1 min 30 s"
@@ -61,6 +64,7 @@ def test_show(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert "Recommended max lr: 0.000977" in text and "hpt.train --from searches/done" in text
     assert show.main(["cut"]) == 0 and "--resume searches/cut" in capsys.readouterr().out
+    assert show.main(["asked"]) == 0 and "hpt.ask searches/asked" in capsys.readouterr().out
     assert show.main(["runs/mine"]) == 0 and "lr 0.002, finished, loss 3.2500" in capsys.readouterr().out
     with pytest.raises(UserError, match="There is no search and no final run nothing"):
         show.main(["nothing"])

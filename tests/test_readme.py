@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from pages import NUMBERS, PAGES, ROOT, blocks, commands, slug
 
+from hpt.bench import EdgeConfig
 from hpt.completion import kinds
 from hpt.console import cli
 from hpt.console.commands import COMMANDS
@@ -24,6 +25,8 @@ def parsed(name: str, argv: list[str]) -> None:
     form = kinds(name)[0]
     if name == "data" and argv:
         form, argv = FORMS[argv[0]][0], argv[1:]
+    if name == "bench" and argv[:1] == ["edge"]:
+        form, argv = EdgeConfig, argv[1:]
     if name == "generate":
         argv = [a for a in argv if a != "--from"]
     cli.parse(form, ["--search" if a == "--from" else a for a in argv], f"hpt.{name}")
