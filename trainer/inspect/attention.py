@@ -115,10 +115,10 @@ def heads(model: Transformer, texts: Sequence[Sequence[int]]) -> Heads:
         maps = look(model, tokens).maps
         rows = maps[:, :, 1:]
         with np.errstate(divide="ignore", invalid="ignore"):
-            entropy = -np.where(rows > 0, rows * np.log2(rows), 0).sum(-1)
-        own = np.diagonal(maps, axis1=2, axis2=3)[..., 1:]
-        previous = np.diagonal(maps, offset=-1, axis1=2, axis2=3)
-        for i, value in enumerate((entropy, own, previous, rows[..., 0])):
+            bits = -np.where(rows > 0, rows * np.log2(rows), 0).sum(-1)
+        itself = np.diagonal(maps, axis1=2, axis2=3)[..., 1:]
+        before = np.diagonal(maps, offset=-1, axis1=2, axis2=3)
+        for i, value in enumerate((bits, itself, before, rows[..., 0])):
             sums[i] = sums[i] + value.mean(-1)
         flat = rows.reshape(-1, rows.shape[2] * rows.shape[3])
         norm = np.linalg.norm(flat, axis=1, keepdims=True)
