@@ -21,7 +21,7 @@ from trainer.architecture.counts import run_flops
 from trainer.config import RunConfig, override
 from trainer.data import prepare
 from trainer.errors import UserError
-from trainer.evals.suite import LIMIT, Suite
+from trainer.evals.score import LIMIT
 from trainer.files import write_atomic
 from trainer.presets import preset
 
@@ -72,6 +72,8 @@ def main(argv: Sequence[str]) -> int:
         config.answer({"runs": len(runs), "target_runs": cost}, f"{len(runs)} runs, {cost:.2f} target runs")
         return 0
     if config.tasks:  # a missing file is told before anything is trained
+        from trainer.evals.suite import Suite
+
         Suite.of(config.tasks, prepare(base.data, vocabulary=base.model.vocabulary), config.task_limit)
     trainer = Trainer(config.out / "runs.jsonl", console, config.tasks, config.task_limit)
     sweeps = [run for runs in sweep(runs, config.tune_lr).values() for _, run in runs] if config.tune_lr else []

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 import tyro
 from rich.box import SIMPLE
 from rich.table import Table
@@ -63,6 +62,9 @@ class BenchConfig(cli.Common):
 
 def main(argv: Sequence[str]) -> int:
     config = cli.parse(BenchConfig, argv, "hpt.bench")
+
+    import torch
+
     if "nanogpt" in config.sections and config.nanogpt is None:
         raise UserError("The section nanogpt needs --nanogpt PATH: the folder of a nanoGPT checkout.")
     for family in config.family:
@@ -76,6 +78,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _measure(config: BenchConfig) -> int:
+    import torch
+
     minutes = config.minutes or (GPU_MINUTES if "gpu" in config.sections else math.inf)
     options = Options(
         deadline=time.perf_counter() + 60 * minutes,
@@ -106,6 +110,8 @@ def _measure(config: BenchConfig) -> int:
 
 
 def about(options: Options) -> dict[str, Any]:
+    import torch
+
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "device": device_name(options.device),

@@ -15,7 +15,6 @@ from trainer.architecture.counts import parameters
 from trainer.checkpoints.copies import here
 from trainer.config import RunConfig, written
 from trainer.errors import UserError
-from trainer.exchange import FORMATS, come, leave, settle, with_tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +34,9 @@ class ConvertConfig(cli.Common):
 
 def main(argv: Sequence[str]) -> int:
     config = cli.parse(ConvertConfig, argv, "hpt.convert")
+
+    from trainer.exchange import FORMATS, come, leave, settle, with_tokenizer  # torch: not for --help
+
     if config.to not in (*FORMATS, "hpt"):
         near = difflib.get_close_matches(config.to, [*FORMATS, "hpt"], n=1)
         hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join([*FORMATS, 'hpt'])}."

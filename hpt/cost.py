@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -18,12 +18,14 @@ from hpt.reports.numbers import duration, short
 from search.budget import CostModel, Timing
 from search.execution.store import SearchDir
 from trainer.architecture.counts import flops_per_token, parameters
-from trainer.cohorts.calibrate import Calibration, calibrate
 from trainer.config import RunConfig, override
 from trainer.data.synthetic import random_data
 from trainer.devices import device_name, peak_flops, pick_device
 from trainer.errors import UserError
 from trainer.presets import preset
+
+if TYPE_CHECKING:  # torch takes 1.5 s to import, and whoever asks for --help needs none of it
+    from trainer.cohorts.calibrate import Calibration
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +124,8 @@ def elsewhere(config: CostConfig, name: str, console: Console) -> int:
 
 def timed(run: RunConfig) -> Calibration:
     """Twenty steps on random tokens: what they say does not change what they cost."""
+    from trainer.cohorts.calibrate import calibrate
+
     count = max(4 * run.batch, run.model.context * 64) + 1
     with random_data(run.model.vocabulary, count) as data:
         return calibrate(replace(run, lr=1e-6), data)

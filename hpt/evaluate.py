@@ -19,9 +19,7 @@ from rich.table import Table
 
 from hpt.console import cli
 from trainer.addresses import masked
-from trainer.checkpoints.trained import open_trained
 from trainer.errors import UserError
-from trainer.evals import EVALUATORS, evaluate, locate
 from trainer.files import read_json, write_atomic
 from trainer.storage import Store
 
@@ -48,6 +46,10 @@ class EvaluateConfig(cli.Common):
 
 def main(argv: Sequence[str]) -> int:
     config = cli.parse(EvaluateConfig, argv, "hpt.evaluate")
+
+    from trainer.checkpoints.trained import open_trained  # torch: not for --help
+    from trainer.evals.evaluators import evaluate, locate
+
     console = config.console()
     check(config)
     given = dict(_pair(text) for text in config.data)
@@ -82,6 +84,8 @@ def main(argv: Sequence[str]) -> int:
 
 def check(config: EvaluateConfig) -> None:
     """UserError for tasks and flags that mean nothing."""
+    from trainer.evals.evaluators import EVALUATORS
+
     if not config.tasks:
         raise UserError(f"--tasks names none: give some of {', '.join(EVALUATORS)}.")
     for task in (*config.tasks, *(_pair(text)[0] for text in config.data)):

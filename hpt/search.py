@@ -45,7 +45,6 @@ from trainer.architecture.counts import parameters, run_flops
 from trainer.config import RunConfig, to_dict
 from trainer.data import Prepared, prepare
 from trainer.errors import UserError
-from trainer.evals.suite import Suite
 from trainer.inputs import check_data
 from trainer.presets import preset
 from trainer.targets import write_target
@@ -76,6 +75,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def make_ready(config: SearchConfig, begun: SearchConfig | None, console: Console) -> Setup:
+    from trainer.evals.suite import Suite
+
     strategy, target = config.build_strategy(), config.build_target()
     directory = SearchDir(config.resume or next(free_directories(config)))
     trainer = build(config.trainer, config.trainer_options, directory.path)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 from rich.console import Console
@@ -19,16 +19,16 @@ from hpt.tracking.mirror import FinalMirror, FinalRun, ui_command
 from trainer.architecture.counts import flops_per_token, parameters, run_flops
 from trainer.checkpoints.lease import lease
 from trainer.checkpoints.saver import FOLDER
-from trainer.cohorts.calibrate import calibrate
 from trainer.cohorts.memory import micro_batch, run_bytes
 from trainer.config import RunConfig
 from trainer.data import Prepared
 from trainer.devices import device_name, peak_flops, pick_device, usable_cpus
 from trainer.errors import UserError
-from trainer.final import Plan, Row, final
-from trainer.loop import Training
-from trainer.parallel import Parallel
 from trainer.storage import Store
+
+if TYPE_CHECKING:  # torch takes 1.5 s to import, and whoever asks for --help needs none of it
+    from trainer.final import Plan, Row
+    from trainer.loop import Training
 
 SAY_SECONDS = 10.0
 MIRROR_SECONDS = 5.0
@@ -138,6 +138,9 @@ def _short_path(address: str) -> str:
 
 def train_here(plan: Plan, data: Prepared, follower: Follower) -> None:
     """In this process. Ctrl-C and a request to terminate (a spot machine's notice) stop it with a checkpoint."""
+    from trainer.final import final
+    from trainer.parallel import Parallel
+
     device, trainings = pick_device(), list[Training]()
     compile = plan.compile if plan.compile is not None else device.type == "cuda"
 
@@ -208,6 +211,8 @@ def lower_lr(run: RunConfig, answer: dict[str, Any]) -> float:
 
 def dry_run(plan: Plan, data: Prepared, workers: int, usd_per_hour: float, console: Console) -> dict[str, Any]:
     """Time 20 steps here and say what the whole run would take."""
+    from trainer.cohorts.calibrate import calibrate
+
     run, device = plan.run, pick_device()
     sequences = micro_batch(run, device, workers, plan.shard)
     with console.status("timing 20 steps"):

@@ -6,9 +6,8 @@ import dataclasses
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import tyro
 
 from hpt.console import cli
@@ -38,8 +37,11 @@ from trainer.config import RunConfig, from_dict, override
 from trainer.data import Prepared
 from trainer.devices import peak_speed, usable_cpus
 from trainer.errors import UserError
-from trainer.evals.suite import LIMIT, Reading, Suite
+from trainer.evals.score import LIMIT, Reading
 from trainer.presets import preset
+
+if TYPE_CHECKING:  # torch takes 1.5 s to import, and whoever asks for --help needs none of it
+    from trainer.evals.suite import Suite
 
 TARGET_FILE = "target.toml"
 """In a search's directory, where its target was a file: a copy."""
@@ -221,6 +223,8 @@ class Slots:
 
     @staticmethod
     def of(config: SearchConfig) -> Slots:
+        import torch
+
         if config.device is not None:
             return Slots(count=config.slots or 1, gpu=int(config.device != "cpu"), threads=1, per_device=1)
         if torch.cuda.is_available():

@@ -12,7 +12,7 @@ from hpt.reports.gather import FinalFound, Found
 from hpt.reports.numbers import duration, short, written
 from search.transfer.outlook import outlook, untried
 from trainer.architecture.counts import parameters, run_flops
-from trainer.evals.suite import leading
+from trainer.evals.score import leading
 
 TRIAL_HEADERS = (
     "trial",
