@@ -13,6 +13,7 @@ import tyro
 from rich.console import Console
 
 from hpt.console import cli
+from hpt.console.tables import Fitting
 from hpt.studies.training import FURTHER, Row, Trainer, sweep, tuned
 from hpt.studies.variants import BASELINE, Changes, Match, Runs, adjusted, comparable, named, parse, plan
 from hpt.studies.verdicts import LOSS, metrics_of, page, summary, table, verdict_of
@@ -143,7 +144,9 @@ def conclude(config: AblateConfig, rows: list[Row], runs: Runs, factors: dict[st
         same = comparable(runs[name, level, seed], runs[BASELINE, level, seed])
         metrics = [metric for metric in metrics_of(rows) if same or metric != LOSS]
         verdicts[name] = {metric: verdict_of(rows, name, metric) for metric in metrics}
-    console.print(table(rows, verdicts))
+    shown = table(rows, verdicts)
+    shares = [str(column.header) for column in shown.columns if "of the compute" in str(column.header)]
+    console.print(Fitting(shown, ("C^-a", *shares[:-1])))
     content = {name: _content(mine, factors.get(name)) for name, mine in verdicts.items()}
     sentences = {name: _sentence(mine) for name, mine in verdicts.items()}
     write_atomic(config.out / "verdict.json", json.dumps(content, indent=2).encode())

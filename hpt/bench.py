@@ -18,6 +18,7 @@ from rich.table import Table
 
 from hpt.benches.common import Options, Row
 from hpt.console import cli
+from hpt.console.tables import Fitting
 from trainer import families
 from trainer.devices import device_name, pick_device
 from trainer.errors import UserError
@@ -102,7 +103,7 @@ def _measure(config: BenchConfig) -> int:
             module = "families" if section == "step" and config.family else section
             rows = importlib.import_module(f"hpt.benches.{module}").measure(options)
         found[section] = {"seconds": time.perf_counter() - began, "rows": rows}
-        console.print(table(section, rows) if rows else f"{section}: no time was left")
+        console.print(Fitting(table(section, rows)) if rows else f"{section}: no time was left")
         if config.out is not None:  # after every section: a run that is cut off leaves what it has
             write_atomic(config.out, json.dumps({**about(options), "sections": found}, indent=1).encode())
     config.answer({**about(options), "sections": found}, f"{len(found)} sections measured")

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from hpt.console import cli
+from hpt.console.tables import Fitting
 from trainer.addresses import masked
 from trainer.errors import UserError
 from trainer.files import read_json, write_atomic
@@ -75,7 +76,7 @@ def main(argv: Sequence[str]) -> int:
         }
         results |= {task: ours[task]}
         write_atomic(kept, json.dumps(results, indent=2).encode())  # after each: what is done stays done
-    console.print(table(ours, f"{masked(config.run)} at step {trained.step:,}"))
+    console.print(Fitting(table(ours, f"{masked(config.run)} at step {trained.step:,}"), ("seconds", "items")))
     console.print(f"kept in {put_back(config.run, kept)}")
     words = [f"{task} {s['name']} {s['value']:.4f}" for task, result in ours.items() for s in result["scores"]]
     config.answer(ours, "\n".join(words))

@@ -51,14 +51,14 @@ def conclude(setup: Setup, session: Session, mirror: Mirror, console: Console, b
 
 
 def make_bill(setup: Setup, history: History) -> dict[str, Any]:
-    spent, slots = history.spent, setup.slots
+    spent = history.spent
     statuses = [t.status for t in history if not t.aside]
     counts = ", ".join(f"{n} {s}" for s in dict.fromkeys(statuses) if (n := statuses.count(s)))
     share = spent.flops / run_flops(setup.target)
-    device = "slot" if slots.per_device > 1 else "device"
-    cost = f"{duration(spent.seconds)} of {device} time, {spent.flops:.3g} FLOPs ({share:.0%} of the target run)"
+    added = ", trials side by side added up" if setup.slots.count > 1 else ""
+    cost = f"{duration(spent.seconds)} of training{added}; {spent.flops:.3g} FLOPs, {share:.0%} of the target run"
     if setup.config.usd_per_hour:
-        cost += f", ${spent.usd:.2f}"
+        cost += f"; {of_given(spent.usd, setup.cap.usd)}"
     return {
         "trials": f"{len(statuses)} ({counts})",
         "cost": cost,
@@ -67,6 +67,11 @@ def make_bill(setup: Setup, history: History) -> dict[str, Any]:
         "usd": spent.usd,
         "share_of_target": share,
     }
+
+
+def of_given(spent: float, given: float | None) -> str:
+    """Dollars, and of how many where there is a cap."""
+    return f"${spent:.2f}" + ("" if given is None else f" of ${given:.2f}")
 
 
 def final_command(setup: Setup, answer: Recommendation) -> str:
@@ -93,7 +98,7 @@ def note(setup: Setup, answer: Recommendation, bill: dict[str, Any]) -> str:
     if answer.interval90:
         lines.append(f"90 % interval {answer.interval90[0]:.3g} to {answer.interval90[1]:.3g}.")
     lines += [f"- {reason}" for reason in answer.reasons]
-    lines += [f"\nCarried over by {answer.law}."] if answer.law else []
+    lines += [f"\nHow it is found: {answer.law}."] if answer.law else []
     lines += [
         f"\nTrials: {bill['trials']}. Cost: {bill['cost']}.",
         "\nHow to read this page: the runs below this one are the trials. In the charts, `final_val_loss` against "

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
 
+from hpt.console.tables import Fitting
 from hpt.reports.numbers import duration, short
 from search.budget import Spending
 from search.execution.contract import Progress
@@ -22,7 +23,7 @@ from search.strategy import Stage, wall_seconds
 PLAIN_EVERY = 15.0  # seconds between lines where the output is not a terminal
 
 
-def plan_table(stages: Sequence[Stage], slots: int, priced: bool, launch: float = 0.0) -> Table:
+def plan_table(stages: Sequence[Stage], slots: int, priced: bool, launch: float = 0.0) -> Fitting:
     """What would be done; `launch`: seconds in which the workers start, all at once."""
     more = f"{duration(launch)} of it to start" if launch >= 1 else ""
     table = Table(title="Plan", title_justify="left", show_footer=True, box=SIMPLE)
@@ -34,7 +35,7 @@ def plan_table(stages: Sequence[Stage], slots: int, priced: bool, launch: float 
         ("tokens", short(sum(s.tokens for s in stages)), "right", lambda s: short(s.tokens)),
         ("FLOPs", f"{total.flops:.3g}", "right", lambda s: f"{s.cost.flops:.3g}"),
         (
-            f"time on {slots} slots",
+            f"time, {slots} at once" if slots > 1 else "time",
             duration(wall_seconds(stages, slots) + launch),
             "right",
             lambda s: duration(wall_seconds([s], slots)),
@@ -44,10 +45,10 @@ def plan_table(stages: Sequence[Stage], slots: int, priced: bool, launch: float 
         columns.append(("dollars", f"{total.usd:.2f}", "right", lambda s: f"{s.cost.usd:.2f}"))
     columns.append(("", more, "left", lambda s: s.note))
     for header, footer, justify, _ in columns:
-        table.add_column(header, footer=footer, justify=justify, no_wrap=header == "stage")  # type: ignore[arg-type]
+        table.add_column(header, footer=footer, justify=justify)  # type: ignore[arg-type]
     for stage in stages:
         table.add_row(*(cell(stage) for *_, cell in columns))
-    return table
+    return Fitting(table, ("FLOPs", "parameters", "tokens"))
 
 
 class Screen:
@@ -136,7 +137,7 @@ def answer_panel(answer: Recommendation, lines: Sequence[tuple[str, str]]) -> Pa
     """The recommendation and the bill."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", no_wrap=True)
-    grid.add_column()
+    grid.add_column(overflow="fold")
     if answer.lr is None:
         title, style = "No recommendation", "yellow"
     else:
@@ -154,10 +155,11 @@ def answer_panel(answer: Recommendation, lines: Sequence[tuple[str, str]]) -> Pa
     if answer.expected_regret is not None and answer.worst_regret is not None:
         grid.add_row(
             "expected regret",
-            f"{answer.expected_regret:.4f} nats at the target, {answer.worst_regret:.4f} at the worse end",
+            f"{answer.expected_regret:.3g} nats: how much loss you probably give up by not knowing the best lr "
+            f"exactly; {answer.worst_regret:.3g} if it lies at the worse end of the 90 % interval",
         )
     if answer.law:
-        grid.add_row("carried over by", answer.law)
+        grid.add_row("how it is found", answer.law)
     for reason in answer.reasons:
         grid.add_row("note", reason)
     for name, value in lines:

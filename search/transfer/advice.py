@@ -74,5 +74,8 @@ def describe(posterior: Posterior) -> str:
     a, _, delta, p1, q1, p2, q2 = posterior.mean[:7]
     share = 1 / (1 + math.exp(4 * delta))
     p, q = share * p1 + (1 - share) * p2, share * q1 + (1 - share) * q2
-    branch = "noise-limited" if share > 0.5 else "curvature-limited"
-    return f"batch-conditional law, {branch} here: lr* ~ N^{-a:+.2f} D^{q:+.2f} B^{p:+.2f} near the target"
+    batch = "a larger batch allows a higher one" if share > 0.5 else "the batch hardly matters"
+    return (
+        f"batch-conditional law: near the target the best lr goes with N^{-a:+.2f} D^{q:+.2f} B^{p:+.2f} (parameters, "
+        f"tokens, batch); {batch}"
+    )
