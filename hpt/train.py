@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from hpt.console import cli
 from hpt.console.final import Follower, dry_run, show_result, train_here, train_on_ray
+from hpt.console.progress import doing
 from hpt.console.settings import override_data
 from hpt.reports.gather import read_answer
 from hpt.tracking.mirror import FinalRun
@@ -117,8 +118,8 @@ def main(argv: Sequence[str]) -> int:
             style="yellow",
         )
     plan = make_plan(config, run, out)
-    with console.status("preparing data") as status:
-        data = prepare(run.data, vocabulary=run.model.vocabulary, say=status.update)
+    with doing(console, "preparing data") as say:
+        data = prepare(run.data, vocabulary=run.model.vocabulary, say=say)
     check_data(run, data)
     on_ray = config.workers is not None or "RAY_ADDRESS" in os.environ
     if config.dry_run:

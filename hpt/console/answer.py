@@ -8,11 +8,12 @@ from typing import Any
 
 from rich.console import Console
 
+from hpt.console.progress import doing
 from hpt.console.screen import answer_panel
 from hpt.console.settings import Setup
 from hpt.console.trainers import command_line
 from hpt.reports.files import write_report
-from hpt.reports.numbers import duration
+from hpt.reports.numbers import duration, of_given
 from hpt.tracking.mirror import Mirror, SearchRun, tracking_uri, ui_command
 from search.execution.session import Session
 from search.records import History, Recommendation
@@ -24,10 +25,11 @@ def conclude(setup: Setup, session: Session, mirror: Mirror, console: Console, b
     """Recommend, write, mirror, show."""
 
     directory, history = setup.directory, session.history
-    answer = setup.strategy.recommend(history)
-    bill = make_bill(setup, history)
-    directory.write_recommendation(answer, bill)
-    warning = write_report(directory.path)
+    with doing(console, "fitting what was measured"):
+        answer = setup.strategy.recommend(history)
+        bill = make_bill(setup, history)
+        directory.write_recommendation(answer, bill)
+        warning = write_report(directory.path)
     names = ("config.json", "recommendation.json", "trials.jsonl", "u_curves.svg", "report.html")
     files = [path for name in names if (path := directory.path / name).exists()]
     mirrored = mirror.close(to_dict(answer), note(setup, answer, bill), files)
@@ -67,11 +69,6 @@ def make_bill(setup: Setup, history: History) -> dict[str, Any]:
         "usd": spent.usd,
         "share_of_target": share,
     }
-
-
-def of_given(spent: float, given: float | None) -> str:
-    """Dollars, and of how many where there is a cap."""
-    return f"${spent:.2f}" + ("" if given is None else f" of ${given:.2f}")
 
 
 def final_command(setup: Setup, answer: Recommendation) -> str:

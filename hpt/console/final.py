@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 from rich.console import Console
 
+from hpt.console.progress import doing
 from hpt.reports.numbers import duration, short
 from hpt.tracking.mirror import FinalMirror, FinalRun, ui_command
 from trainer.architecture.counts import flops_per_token, parameters, run_flops
@@ -33,6 +35,7 @@ if TYPE_CHECKING:  # torch takes 1.5 s to import, and whoever asks for --help ne
 SAY_SECONDS = 10.0
 MIRROR_SECONDS = 5.0
 INTERRUPTED = "interrupted"
+STOPPING = b"stopping after this step, with a checkpoint\n"
 
 
 @dataclass
@@ -215,7 +218,7 @@ def dry_run(plan: Plan, data: Prepared, workers: int, usd_per_hour: float, conso
 
     run, device = plan.run, pick_device()
     sequences = micro_batch(run, device, workers, plan.shard)
-    with console.status("timing 20 steps"):
+    with doing(console, "timing 20 steps"):
         measured = calibrate(replace(run, micro_batch=sequences), data, device)
     passes = plan.evaluations * measured.eval_seconds
     seconds = (run.steps * measured.step_seconds + passes) / workers
@@ -273,6 +276,7 @@ def _signals(ask: Callable[[str], bool]) -> Iterator[None]:
 
     def stop(number: int, _frame: object) -> None:
         begun = ask(INTERRUPTED if number == signal.SIGINT else "asked to terminate")
+        os.write(2, STOPPING if begun else b"stopping\n")  # no print: the signal may have come in the middle of one
         if not begun or number == signal.SIGINT:
             signal.signal(signal.SIGINT, previous[signal.SIGINT])  # a second Ctrl-C does not wait
         if not begun:
