@@ -53,7 +53,8 @@ class Follower:
         self.mirror = FinalMirror(
             self.final, lambda text: self.console.print(f"{text}: training goes on", style="yellow")
         )
-        self.store, self.said, self.mirrored, self.unsent = Store(self.plan.store), time.monotonic(), 0.0, list[Row]()
+        self.store, self.said, self.mirrored = Store(self.plan.store), time.monotonic(), 0.0
+        self.unsent: list[Row] = []
         self.samples = list[str]()
         run = self.plan.run
         size = short(parameters(run.model).total)
@@ -144,7 +145,8 @@ def train_here(plan: Plan, data: Prepared, follower: Follower) -> None:
     from trainer.final import final
     from trainer.parallel import Parallel
 
-    device, trainings = pick_device(), list[Training]()
+    device = pick_device()
+    trainings: list[Training] = []
     compile = plan.compile if plan.compile is not None else device.type == "cuda"
 
     def ask(reason: str) -> bool:
