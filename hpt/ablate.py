@@ -13,6 +13,7 @@ import tyro
 from rich.console import Console
 
 from hpt.console import cli
+from hpt.console.tables import Fitting
 from hpt.studies.training import FURTHER, Row, Trainer, sweep, tuned
 from hpt.studies.variants import BASELINE, Changes, Match, Runs, adjusted, comparable, named, parse, plan
 from hpt.studies.verdicts import LOSS, metrics_of, page, summary, table, verdict_of
@@ -21,7 +22,7 @@ from trainer.architecture.counts import run_flops
 from trainer.config import RunConfig, override
 from trainer.data import prepare
 from trainer.errors import UserError
-from trainer.evals.suite import LIMIT, Suite
+from trainer.evals.score import LIMIT
 from trainer.files import write_atomic
 from trainer.presets import preset
 
@@ -72,6 +73,8 @@ def main(argv: Sequence[str]) -> int:
         config.answer({"runs": len(runs), "target_runs": cost}, f"{len(runs)} runs, {cost:.2f} target runs")
         return 0
     if config.tasks:  # a missing file is told before anything is trained
+        from trainer.evals.suite import Suite
+
         Suite.of(config.tasks, prepare(base.data, vocabulary=base.model.vocabulary), config.task_limit)
     trainer = Trainer(config.out / "runs.jsonl", console, config.tasks, config.task_limit)
     sweeps = [run for runs in sweep(runs, config.tune_lr).values() for _, run in runs] if config.tune_lr else []
@@ -141,7 +144,9 @@ def conclude(config: AblateConfig, rows: list[Row], runs: Runs, factors: dict[st
         same = comparable(runs[name, level, seed], runs[BASELINE, level, seed])
         metrics = [metric for metric in metrics_of(rows) if same or metric != LOSS]
         verdicts[name] = {metric: verdict_of(rows, name, metric) for metric in metrics}
-    console.print(table(rows, verdicts))
+    shown = table(rows, verdicts)
+    shares = [str(column.header) for column in shown.columns if "of the compute" in str(column.header)]
+    console.print(Fitting(shown, ("C^-a", *shares[:-1])))
     content = {name: _content(mine, factors.get(name)) for name, mine in verdicts.items()}
     sentences = {name: _sentence(mine) for name, mine in verdicts.items()}
     write_atomic(config.out / "verdict.json", json.dumps(content, indent=2).encode())

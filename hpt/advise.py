@@ -12,6 +12,7 @@ from rich.table import Table
 
 from hpt.console import cli
 from hpt.console.screen import answer_panel
+from hpt.console.tables import Fitting
 from hpt.reports.numbers import short
 from search.records import Proposal
 from search.replay.advice import Advice, advise_on, meanings, point_of, run_of
@@ -114,7 +115,7 @@ def shown(advice: Advice, target: RunConfig, console: Console) -> None:
         for p in map(proposed, advice.next):
             table.add_row(short(p["n"]), short(p["d"]), f"{p['b']:,}", f"{p['steps']:,}", f"{p['lr']:.3g}",
                           f"{p['flops']:.3g}")  # fmt: skip
-        console.print(table)
+        console.print(Fitting(table, ("FLOPs", "steps")))
 
 
 if __name__ == "__main__":

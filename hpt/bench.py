@@ -12,16 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 import tyro
 from rich.box import SIMPLE
 from rich.table import Table
 
 from hpt.benches.common import Options, Row
 from hpt.console import cli
+from hpt.console.tables import Fitting
 from trainer import families
 from trainer.addresses import masked
-from trainer.checkpoints.trained import open_trained
 from trainer.devices import device_name, pick_device
 from trainer.errors import UserError
 from trainer.files import write_atomic
@@ -80,6 +79,10 @@ class EdgeConfig(cli.Common):
 
 def main_edge(argv: Sequence[str]) -> int:
     config = cli.parse(EdgeConfig, argv, "hpt.bench edge")
+    import torch
+
+    from trainer.checkpoints.trained import open_trained
+
     edge = importlib.import_module("hpt.benches.edge")
     console, trained = config.console(), open_trained(config.run, edge.open_on_cpu(config.threads))
     rows = edge.measure(trained, config.repeats, console.print)
@@ -95,6 +98,9 @@ def main(argv: Sequence[str]) -> int:
     if argv[:1] == ["edge"]:
         return main_edge(argv[1:])
     config = cli.parse(BenchConfig, argv, "hpt.bench")
+
+    import torch
+
     if "nanogpt" in config.sections and config.nanogpt is None:
         raise UserError("The section nanogpt needs --nanogpt PATH: the folder of a nanoGPT checkout.")
     for family in config.family:
@@ -108,6 +114,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _measure(config: BenchConfig) -> int:
+    import torch
+
     minutes = config.minutes or (GPU_MINUTES if "gpu" in config.sections else math.inf)
     options = Options(
         deadline=time.perf_counter() + 60 * minutes,
@@ -130,7 +138,7 @@ def _measure(config: BenchConfig) -> int:
             module = "families" if section == "step" and config.family else section
             rows = importlib.import_module(f"hpt.benches.{module}").measure(options)
         found[section] = {"seconds": time.perf_counter() - began, "rows": rows}
-        console.print(table(section, rows) if rows else f"{section}: no time was left")
+        console.print(Fitting(table(section, rows)) if rows else f"{section}: no time was left")
         if config.out is not None:  # after every section: a run that is cut off leaves what it has
             write_atomic(config.out, json.dumps({**about(options), "sections": found}, indent=1).encode())
     config.answer({**about(options), "sections": found}, f"{len(found)} sections measured")
@@ -138,6 +146,8 @@ def _measure(config: BenchConfig) -> int:
 
 
 def about(options: Options) -> dict[str, Any]:
+    import torch
+
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "device": device_name(options.device),

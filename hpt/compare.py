@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-import optuna
 import tyro
 from rich.console import Console
 from rich.progress import Progress
@@ -76,7 +75,6 @@ _CASES: list[Case] = []
 
 def _start(cases: list[Case], alone: bool = True) -> None:
     _CASES[:] = cases
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     if not alone:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's Ctrl-C ends them
 

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tyro
@@ -13,16 +14,12 @@ import tyro
 from hpt.console import cli
 from hpt.reports.numbers import short
 from trainer.architecture.counts import parameters
-from trainer.architecture.model import Transformer
 from trainer.checkpoints.copies import here
 from trainer.config import RunConfig, written
-from trainer.data.tokenizer import NAMED
-from trainer.edge import EDGES
-from trainer.edge.check import compare
-from trainer.edge.form import Torch
 from trainer.errors import UserError
-from trainer.exchange import FORMATS, come, leave, settle, with_tokenizer
-from trainer.exchange.plain import Plain
+
+if TYPE_CHECKING:
+    from trainer.exchange.plain import Plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +40,10 @@ class ConvertConfig(cli.Common):
 
 def main(argv: Sequence[str]) -> int:
     config = cli.parse(ConvertConfig, argv, "hpt.convert")
+
+    from trainer.edge import EDGES  # torch: not for --help
+    from trainer.exchange import FORMATS, come, leave, settle, with_tokenizer
+
     if config.to not in (known := [*FORMATS, *EDGES, "hpt"]):
         near = difflib.get_close_matches(config.to, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(known)}."
@@ -75,6 +76,13 @@ def main(argv: Sequence[str]) -> int:
 
 def _edge(config: ConvertConfig, plain: Plain) -> int:
     """Written, read back and held against the model on one text of any tokens."""
+    from trainer.architecture.model import Transformer
+    from trainer.data.tokenizer import NAMED
+    from trainer.edge import EDGES
+    from trainer.edge.check import compare
+    from trainer.edge.form import Torch
+    from trainer.exchange import with_tokenizer
+
     console, model, edge = config.console(), plain.run.model, EDGES[config.to]
     if plain.encoding is None and plain.run.data.tokenizer in NAMED:
         plain = with_tokenizer(plain, plain.run.data.tokenizer)

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE
 from rich.console import Console
@@ -14,16 +14,22 @@ from rich.table import Table
 
 from hpt.console import cli
 from hpt.console.assumed import Assumed
+from hpt.console.tables import Fitting
 from hpt.reports.numbers import duration, short
 from search.budget import CostModel, Timing
 from search.execution.store import SearchDir
 from trainer.architecture.counts import flops_per_token, parameters
-from trainer.cohorts.calibrate import Calibration, calibrate
 from trainer.config import RunConfig, override
 from trainer.data.synthetic import random_data
 from trainer.devices import device_name, peak_flops, pick_device
 from trainer.errors import UserError
 from trainer.presets import preset
+
+if TYPE_CHECKING:  # torch takes 1.5 s to import, and whoever asks for --help needs none of it
+    from trainer.cohorts.calibrate import Calibration
+
+OPTIONAL = ("steps", "step 0", "MFU", "parameters", "tokens/s")
+"""Columns that are left out where a terminal is narrow, in this order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     console, found = config.console(), list[dict[str, Any]]()
     if config.search is not None:
         rows = forecasts(SearchDir(config.search))
-        console.print(forecast_table(rows))
+        console.print(Fitting(forecast_table(rows)))
         config.answer(rows, f"took {rows[-1]['took'] / rows[-1]['forecast']:.2f} of the forecast" if rows else "")
         return 0
     if config.device is not None:
@@ -82,7 +88,7 @@ def main(argv: Sequence[str]) -> int:
         found.append({"target": name, "parameters": parameters(run.model).total, "steps": run.steps,
                       "step_seconds": measured.step_seconds, "first_step_seconds": measured.first_seconds,
                       "mfu": mfu, "hours": hours, "usd": hours * config.usd_per_hour})  # fmt: skip
-    console.print(table)
+    console.print(Fitting(table, OPTIONAL))
     config.answer(found, "\n".join(f"{row['target']}: {row['hours']:.4g} hours" for row in found))
     return 0
 
@@ -110,7 +116,7 @@ def elsewhere(config: CostConfig, name: str, console: Console) -> int:
         )
         found.append({"target": target, "parameters": total, "steps": run.steps, "step_seconds": step, "hours": hours,
                       "usd": hours * assumed.price, "assumed": assumed.to_json(run)})  # fmt: skip
-    console.print(table)
+    console.print(Fitting(table, OPTIONAL))
     price = f"${assumed.price:g} an hour" + (f" ({assumed.device.priced})" if assumed.listed else "")
     console.print(
         f"assumed, not timed: shares of {assumed.device.peak_tflops:g} TFLOP/s that are typical of the sizes, "
@@ -122,6 +128,8 @@ def elsewhere(config: CostConfig, name: str, console: Console) -> int:
 
 def timed(run: RunConfig) -> Calibration:
     """Twenty steps on random tokens: what they say does not change what they cost."""
+    from trainer.cohorts.calibrate import calibrate
+
     count = max(4 * run.batch, run.model.context * 64) + 1
     with random_data(run.model.vocabulary, count) as data:
         return calibrate(replace(run, lr=1e-6), data)

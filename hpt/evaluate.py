@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
 from rich.box import SIMPLE
@@ -18,15 +18,14 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from hpt.console import cli
-from hpt.finetuning.scored import Writing, own_files, score_written, written_tasks
+from hpt.console.tables import Fitting
 from trainer.addresses import masked
-from trainer.checkpoints.trained import open_trained
 from trainer.errors import UserError
-from trainer.evals import EVALUATORS, evaluate, locate
 from trainer.files import read_json, write_atomic
 from trainer.storage import Store
-from trainer.tasks import TASKS, Task
-from trainer.tasks.files import Files
+
+if TYPE_CHECKING:
+    from trainer.tasks import Task
 
 QUIET_SECONDS = 5.0  # before progress is shown
 PLAIN_SECONDS = 15.0  # between lines where the output is not a terminal
@@ -60,6 +59,12 @@ class EvaluateConfig(cli.Common):
 
 def main(argv: Sequence[str]) -> int:
     config = cli.parse(EvaluateConfig, argv, "hpt.evaluate")
+
+    from hpt.finetuning.scored import Writing, own_files, score_written, written_tasks  # torch: not for --help
+    from trainer.checkpoints.trained import open_trained
+    from trainer.evals.evaluators import evaluate, locate
+    from trainer.tasks.files import Files
+
     console = config.console()
     writes = written_tasks(config.tasks, config.task_file, config.written)
     check(config, writes)
@@ -96,7 +101,7 @@ def main(argv: Sequence[str]) -> int:
         }
         results |= {task: ours[task]}
         write_atomic(kept, json.dumps(results, indent=2).encode())  # after each: what is done stays done
-    console.print(table(ours, f"{masked(config.run)} at step {trained.step:,}"))
+    console.print(Fitting(table(ours, f"{masked(config.run)} at step {trained.step:,}"), ("seconds", "items")))
     console.print(f"kept in {put_back(config.run, kept)}")
     words = [f"{task} {s['name']} {s['value']:.4f}" for task, result in ours.items() for s in result["scores"]]
     config.answer(ours, "\n".join(words))
@@ -105,6 +110,9 @@ def main(argv: Sequence[str]) -> int:
 
 def check(config: EvaluateConfig, writes: Mapping[str, Task]) -> None:
     """UserError for tasks and flags that mean nothing."""
+    from trainer.evals.evaluators import EVALUATORS
+    from trainer.tasks import TASKS
+
     if not config.tasks and not writes:
         raise UserError(f"--tasks names none: give some of {', '.join(EVALUATORS)}.")
     for task in (*config.tasks, *(_pair(text)[0] for text in config.data)):

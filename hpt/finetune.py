@@ -6,27 +6,21 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
 from hpt.console import cli
-from hpt.console.final import Follower, show_result, train_here
-from hpt.finetuning.heads import Heads, tune_heads
-from hpt.finetuning.settings import Given, examples_of, given_files, the_tasks
-from hpt.finetuning.text import SHARE_OF_LR, Text, text_run
-from hpt.tracking.mirror import FinalRun
-from hpt.tracking.mirror import tracking_uri as uri_of
-from hpt.train import claim
 from trainer.addresses import masked
-from trainer.checkpoints.trained import Trained, open_trained
 from trainer.config import override
-from trainer.data import prepare
 from trainer.errors import UserError
 from trainer.files import write_atomic
-from trainer.final import BEST, Plan
-from trainer.finetune.heads import HeadSettings
 from trainer.storage import Store
-from trainer.tasks import Task
+
+if TYPE_CHECKING:  # torch takes 1.5 s to import, and whoever asks for --help needs none of it
+    from hpt.finetuning.settings import Given
+    from trainer.checkpoints.trained import Trained
+    from trainer.tasks import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +74,10 @@ class FinetuneConfig(cli.Common):
 
 def main(argv: Sequence[str]) -> int:
     config = cli.parse(FinetuneConfig, argv, "hpt.finetune")
+
+    from hpt.finetuning.settings import given_files, the_tasks
+    from trainer.checkpoints.trained import open_trained
+
     tasks, files = the_tasks(config.tasks, config.task_file)
     given = given_files(config.data, tasks, files)
     if config.weights and len(config.weights) != len(tasks):
@@ -91,6 +89,11 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _heads(config: FinetuneConfig, trained: Trained, tasks: Sequence[Task], given: Given) -> int:
+    from hpt.finetuning.heads import Heads, tune_heads
+    from hpt.finetuning.text import SHARE_OF_LR
+    from hpt.tracking.mirror import tracking_uri
+    from trainer.finetune.heads import HeadSettings
+
     out = config.out or f"{default_out(config.run)}-heads"
     if "://" in out:
         raise UserError("--heads keeps its results in a folder of this machine: give --out.")
@@ -106,7 +109,7 @@ def _heads(config: FinetuneConfig, trained: Trained, tasks: Sequence[Task], give
     )
     plan = Heads(
         source=config.run, out=Path(out), settings=settings, seeds=config.seeds, limit=config.limit,
-        download=config.download, uri=uri_of(config.tracking_uri),
+        download=config.download, uri=tracking_uri(config.tracking_uri),
     )  # fmt: skip
     write_atomic(plan.out / "origin.json", json.dumps({"finetuned": source_of(config.run)}).encode())
     found = tune_heads(plan, trained, tasks, given, config.console())
@@ -116,6 +119,14 @@ def _heads(config: FinetuneConfig, trained: Trained, tasks: Sequence[Task], give
 
 
 def tune_text(config: FinetuneConfig, trained: Trained, tasks: Sequence[Task], given: Given) -> int:
+    from hpt.console.final import Follower, show_result, train_here
+    from hpt.finetuning.settings import examples_of
+    from hpt.finetuning.text import Text, text_run
+    from hpt.tracking.mirror import FinalRun, tracking_uri
+    from hpt.train import claim
+    from trainer.data import prepare
+    from trainer.final import BEST, Plan
+
     console = config.console()
     found = {
         task.name: examples_of(task, given.get(task.name, {}), config.download, config.limit, console.print)
@@ -138,7 +149,7 @@ def tune_text(config: FinetuneConfig, trained: Trained, tasks: Sequence[Task], g
     identity = claim(Store(out), run, data, None, finetuned=source_of(config.run))
     tags = {"hpt.finetuned": masked(config.run), "hpt.tasks": " ".join(found)}
     name = Path(out.rstrip("/")).name
-    final = FinalRun(id=identity, experiment=name, uri=uri_of(config.tracking_uri), tags=tags, run=run,
+    final = FinalRun(id=identity, experiment=name, uri=tracking_uri(config.tracking_uri), tags=tags, run=run,
                      register=config.register)  # fmt: skip
     follower = Follower(plan, final, data, console)
     train_here(plan, data, follower)

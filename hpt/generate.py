@@ -10,9 +10,7 @@ import tyro
 from rich.console import Console
 
 from hpt.console import cli
-from trainer.checkpoints.trained import open_trained
 from trainer.errors import UserError
-from trainer.generate import Decoder, generate, text_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +38,10 @@ class GenerateConfig(cli.Common):
 def main(argv: Sequence[str]) -> int:
     argv = [a for a in argv if a != "--from"]
     config = cli.parse(GenerateConfig, argv, "hpt.generate")
+
+    from trainer.checkpoints.trained import open_trained  # torch: not for --help
+    from trainer.generate import Decoder, generate, text_of
+
     if config.samples < 1:
         raise UserError(f"--samples {config.samples} must be at least 1.")
     trained = open_trained(config.run)

@@ -5,24 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tyro
 
 from hpt.console import cli
-from hpt.reports.inside import Inside, inside_page
 from trainer.addresses import masked
-from trainer.checkpoints.trained import Trained, open_trained
-from trainer.config import DataConfig
-from trainer.data import prepare
-from trainer.data.corpus import documents
-from trainer.data.masking import NOTHING
-from trainer.data.tokenizer import MASKS
 from trainer.errors import UserError
 from trainer.files import write_atomic
-from trainer.inputs import val_batches
-from trainer.inspect.attention import Heads, heads, lens, look
-from trainer.inspect.neurons import Neuron, neurons, telling
+
+if TYPE_CHECKING:  # torch takes 1.5 s to import, and whoever asks for --help needs none of it
+    from hpt.reports.inside import Inside
+    from trainer.checkpoints.trained import Trained
 
 HEAD_TEXTS = 16  # sequences over which heads are averaged
 HEAD_TOKENS = 128  # of each
@@ -50,9 +45,13 @@ class InspectConfig(cli.Common):
 
 def main(argv: Sequence[str]) -> int:
     config = cli.parse(InspectConfig, argv, "hpt.inspect")
+
+    from hpt.reports.inside import inside_page
+    from trainer.checkpoints.trained import open_trained
+
     console = config.console()
     names = [config.run, *([config.against] if config.against else [])]
-    found = list[Inside]()
+    found: list[Inside] = []
     for name in names:
         with console.status(f"looking into {masked(name)}"):
             found.append(inside(open_trained(name), masked(name), config, console.print))
@@ -70,6 +69,11 @@ def main(argv: Sequence[str]) -> int:
 
 
 def inside(trained: Trained, name: str, config: InspectConfig, say: Callable[[str], None]) -> Inside:
+    from hpt.reports.inside import Inside
+    from trainer.data.tokenizer import MASKS
+    from trainer.inspect.attention import heads, lens, look
+    from trainer.inspect.neurons import Neuron, neurons, telling
+
     encoding, context = trained.encoding, trained.run.model.context
     special = {word for word in MASKS if word in encoding._special_tokens}
     text = encoding.encode(config.prompt, allowed_special=special, disallowed_special=())
@@ -89,7 +93,7 @@ def inside(trained: Trained, name: str, config: InspectConfig, say: Callable[[st
     chosen = list[Neuron]()
     if len(sequences):
         chosen = telling(neurons(trained.model, sequences), config.neurons)
-    of_heads: Heads = heads(trained.model, texts)
+    of_heads = heads(trained.model, texts)
     return Inside(
         name=name, run=trained.run, step=trained.step, encoding=encoding, tokens=tokens, maps=seen.maps, lens_ids=ids,
         lens_odds=odds, heads=of_heads, texts=len(texts), neurons=chosen, sequences=sequences,
@@ -98,6 +102,12 @@ def inside(trained: Trained, name: str, config: InspectConfig, say: Callable[[st
 
 def _sequences(trained: Trained, config: InspectConfig) -> np.ndarray:
     """[n, T] of the corpus, or of the run's held-out tokens; none where these cannot be had."""
+    from trainer.config import DataConfig
+    from trainer.data import prepare
+    from trainer.data.corpus import documents
+    from trainer.data.masking import NOTHING
+    from trainer.inputs import val_batches
+
     context, end = trained.run.model.context, trained.end_of_text
     count = max(1, config.tokens // context)
     if config.corpus is not None:

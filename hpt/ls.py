@@ -10,10 +10,10 @@ from typing import Any
 
 import tyro
 from filelock import FileLock, Timeout
-from rich.console import Console
 from rich.table import Table
 
 from hpt.console import cli
+from hpt.console.tables import Fitting
 from hpt.reports.numbers import duration
 from trainer.errors import UserError
 from trainer.files import read_json
@@ -54,9 +54,7 @@ def main(argv: Sequence[str]) -> int:
     lines = sorted(found(config.paths), key=lambda line: -line.changed)
     console = config.console()
     if lines:
-        tables = (_table(lines, OPTIONAL[:n]) for n in range(len(OPTIONAL) + 1))
-        wide = Console(width=1000)
-        console.print(next((t for t in tables if wide.measure(t).maximum <= console.width), _table(lines, OPTIONAL)))
+        console.print(Fitting(_table(lines), OPTIONAL))
         console.print(f"python -m hpt.show {lines[0].name} says more", style="dim")
     else:
         console.print(f"nothing yet in {', '.join(map(str, config.paths))}: begin with python -m hpt.search")
@@ -142,22 +140,30 @@ def _changed(path: Path) -> float:
     return max((p.stat().st_mtime for p in path.iterdir() if p.is_file()), default=0.0)
 
 
-def _table(lines: Sequence[Line], left_out: Sequence[str]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    columns = [name for name in COLUMNS if name not in left_out]
+def _table(lines: Sequence[Line]) -> Table:
+    """A column for what some line has."""
+    table, rows = Table(box=None, padding=(0, 2, 0, 0), header_style="dim"), list(map(_cells, lines))
+    columns = [name for name in COLUMNS if any(row[name] for row in rows)]
     for name in columns:
-        table.add_column(name, justify="right" if name in ("lr", "loss", "cost", "age") else "left", overflow="fold")
-    for line in lines:
-        low, high = line.interval90 or (None, None)
-        cells = {
-            **asdict(line),
-            "lr": f"{line.lr:.3g}" if line.lr else "",
-            "90 %": f"{low:.2g} to {high:.2g}" if low and high else "",
-            "loss": f"{line.loss:.4g}" if line.loss else "",
-            "age": duration(max(0.0, time.time() - line.changed)),
-        }
-        table.add_row(*(str(cells[name]) for name in columns))
+        table.add_column(name, justify="right" if name in ("lr", "loss", "cost", "age") else "left")
+    for row in rows:
+        table.add_row(*(row[name] for name in columns))
     return table
+
+
+def _cells(line: Line) -> dict[str, str]:
+    low, high = line.interval90 or (None, None)
+    return {
+        "name": line.name,
+        "target": line.target,
+        "by": line.by,
+        "state": line.state,
+        "lr": f"{line.lr:.3g}" if line.lr else "",
+        "90 %": f"{low:.2g} to {high:.2g}" if low and high else "",
+        "loss": f"{line.loss:.4g}" if line.loss else "",
+        "cost": line.cost,
+        "age": duration(max(0.0, time.time() - line.changed)),
+    }
 
 
 if __name__ == "__main__":

@@ -6,20 +6,21 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 from rich.box import SIMPLE
 from rich.table import Table
 
 from hpt.console import cli
-from trainer.architecture.model import Transformer
-from trainer.checkpoints.file import checkpoint_path, save_checkpoint
-from trainer.checkpoints.trained import Trained, open_trained
 from trainer.config import DataConfig, to_dict
 from trainer.errors import UserError
 from trainer.files import write_atomic
-from trainer.merge import Domain, average, check_alike, greedy_soup, kinship, tensors_of
+
+if TYPE_CHECKING:  # torch takes 1.5 s to import, and whoever asks for --help needs none of it
+    from trainer.architecture.model import Transformer
+    from trainer.checkpoints.trained import Trained
+    from trainer.merge import Domain
 
 STRANGERS = 0.1  # cosine of weights below which two models share no seed
 
@@ -42,6 +43,10 @@ class MergeConfig(cli.Common):
 
 def main(argv: Sequence[str]) -> int:
     config = cli.parse(MergeConfig, argv, "hpt.merge")
+
+    from trainer.checkpoints.trained import open_trained
+    from trainer.merge import check_alike, kinship
+
     check(config)
     console = config.console()
     experts = [open_trained(path) for path in config.runs]
@@ -82,6 +87,8 @@ def check(config: MergeConfig) -> None:
 
 def find_domains(experts: Sequence[Trained], corpora: Sequence[str]) -> list[Domain]:
     """Each different corpus once."""
+    from trainer.merge import Domain
+
     first = experts[0].run
     configs = [replace(first.data, corpus=c) for c in corpora] or [e.run.data for e in experts]
     unique: list[DataConfig] = [c for i, c in enumerate(configs) if c not in configs[:i]]
@@ -92,6 +99,9 @@ def merge(
     config: MergeConfig, experts: Sequence[Trained], domains: Sequence[Domain]
 ) -> tuple[Transformer, list[float]]:
     """The averaged model, and the weight of each expert in it."""
+    from trainer.architecture.model import Transformer
+    from trainer.merge import average, greedy_soup, tensors_of
+
     tensors = [tensors_of(e.model) for e in experts]
     scratch = Transformer(experts[0].run).to(experts[0].device).eval()
 
@@ -110,6 +120,9 @@ def merge(
 
 
 def save(out: Path, experts: Sequence[Trained], merged: Transformer) -> None:
+    from trainer.checkpoints.file import checkpoint_path, save_checkpoint
+    from trainer.merge import tensors_of
+
     first = experts[0]
     tensors = {f"model.{name}": tensor for name, tensor in tensors_of(merged).items()}
     step = max(e.step for e in experts)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.box import SIMPLE
@@ -20,13 +20,14 @@ from hpt.reports.numbers import short
 from scaling.optimum import Optimum, fit_optimum
 from trainer.architecture.counts import run_flops
 from trainer.config import Parametrisation, RunConfig, override, to_dict
-from trainer.coordcheck import TOLERANCE, Movement, coordinate_check
 from trainer.data import prepare
 from trainer.errors import UserError
 from trainer.files import read_json_lines, write_atomic
 from trainer.inputs import check_data
-from trainer.loop import train
 from trainer.presets import preset
+
+if TYPE_CHECKING:  # torch takes 1.5 s to import, and whoever asks for --help needs none of it
+    from trainer.coordcheck import Movement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +81,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def coordinate_checks(base: RunConfig, config: MupConfig) -> dict[str, list[Movement]]:
+    from trainer.coordcheck import coordinate_check
+
     small = replace(base, model=replace(base.model, vocabulary=512, context=64), batch=64)
     return {
         name: coordinate_check(replace(small, parametrisation=name), widths=config.widths)
@@ -89,6 +92,8 @@ def coordinate_checks(base: RunConfig, config: MupConfig) -> dict[str, list[Move
 
 def check_table(checks: dict[str, list[Movement]]) -> Table:
     """Slopes of movement over width: 0 where a parametrisation transfers."""
+    from trainer.coordcheck import TOLERANCE
+
     table = Table(box=SIMPLE, title=f"coordinate check: slope over widths (passes within {TOLERANCE})")
     table.title_justify = "left"
     for i, (name, found) in enumerate(checks.items()):
@@ -102,6 +107,8 @@ def check_table(checks: dict[str, list[Movement]]) -> Table:
 
 def sweep(base: RunConfig, config: MupConfig, console: Console) -> list[dict]:
     """One row a run, kept as they end; what `out` has already is not trained again."""
+    from trainer.loop import train
+
     path, data = config.out / "runs.jsonl", prepare(base.data, vocabulary=base.model.vocabulary)
     check_data(base, data)
     config.out.mkdir(parents=True, exist_ok=True)

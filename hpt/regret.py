@@ -17,6 +17,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from hpt.console import cli
+from hpt.console.tables import Fitting
 from hpt.reports.gather import read_answer
 from search.execution.store import SearchDir
 from search.records import Trial
@@ -48,7 +49,7 @@ def main(argv: Sequence[str]) -> int:
         rows.insert(0, {"what": "best by a smooth fit", "lr": best, **judged(curve, best)})
     rows += [searched(curve, path) for path in config.searches]
     rows += [{"what": f"fixed lr {lr:g}", "lr": lr, "trials": 0, "cost": 0.0, **judged(curve, lr)} for lr in config.lr]
-    config.console().print(table_of(rows, curve.spread))
+    config.console().print(Fitting(table_of(rows, curve.spread), ("wait/trial", "% by grid", "trials")))
     words = [f"{row['what']}: {_words(row)}" for row in rows]
     config.answer(rows, "\n".join(words))
     return 0

@@ -13,7 +13,6 @@ from hpt.console import cli
 from hpt.reports.comparison import latex
 from hpt.reports.files import search_text
 from hpt.reports.gather import gather_final
-from hpt.reports.handin import hand_in
 from hpt.reports.page import comparison_page, final_page
 from trainer.errors import UserError
 from trainer.files import write_atomic
@@ -67,6 +66,8 @@ def single(config: ReportConfig) -> tuple[str, Path]:
         if config.format == "html":
             page, name = final_page(gather_final(path)), "report.html"
         else:
+            from hpt.reports.handin import hand_in  # torch: not for --help
+
             page, name = hand_in(path, config.format)
     elif (path / "config.json").is_file():
         page, name = search_text(path, config.format)

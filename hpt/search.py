@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -20,7 +20,8 @@ from hpt.console.asked import asked, begin_asked
 from hpt.console.assumed import LAUNCH_SECONDS
 from hpt.console.beginning import check_same_data, claimed, fingerprint, free_directories, read_config
 from hpt.console.local import foreign_runs, nothing_timed
-from hpt.console.screen import Screen, plan_table, short
+from hpt.console.progress import Screen, doing
+from hpt.console.screen import plan_table
 from hpt.console.settings import (
     TARGET_FILE,
     SearchConfig,
@@ -31,7 +32,7 @@ from hpt.console.settings import (
     to_json,
 )
 from hpt.console.trainers import build, check_strategy, command_line, notes_of
-from hpt.reports.numbers import duration
+from hpt.reports.numbers import duration, short
 from hpt.tracking.mirror import Mirror
 from search.budget import Spending, Timing, shape_key
 from search.execution.external.command import Command
@@ -45,7 +46,6 @@ from trainer.architecture.counts import parameters, run_flops
 from trainer.config import RunConfig, to_dict
 from trainer.data import Prepared, prepare
 from trainer.errors import UserError
-from trainer.evals.suite import Suite
 from trainer.inputs import check_data
 from trainer.presets import preset
 from trainer.targets import write_target
@@ -65,17 +65,22 @@ def main(argv: Sequence[str]) -> int:
             return checked(setup, setup.trainer, console)
         from trainer.local_ray import ray_session  # Ray takes its time to import: bad input is told before
 
-        with console.status("starting Ray"):
+        with doing(console, "starting Ray"):
             ray = ray_session(setup.slots.count, setup.slots.count * setup.slots.gpu)
             ray.__enter__()
         try:
             return search(on_cluster(setup, console), console, began)
+        except KeyboardInterrupt:  # Ray takes its time to end
+            console.print("stopping")
+            raise
         finally:
             ray.__exit__(None, None, None)
             setup.directory.unlock()
 
 
 def make_ready(config: SearchConfig, begun: SearchConfig | None, console: Console) -> Setup:
+    from trainer.evals.suite import Suite
+
     strategy, target = config.build_strategy(), config.build_target()
     directory = SearchDir(config.resume or next(free_directories(config)))
     trainer = build(config.trainer, config.trainer_options, directory.path)
@@ -138,7 +143,7 @@ def ask_only(config: SearchConfig, console: Console) -> int:
 def checked(setup: Setup, trainer: Command, console: Console) -> int:
     """--trainer.check."""
     shapes = setup.strategy.shapes(History(problem=make_problem(setup, {}))) or [setup.target]
-    with console.status("running ten steps"), tempfile.TemporaryDirectory(prefix="hpt-check-") as folder:
+    with doing(console, "running ten steps"), tempfile.TemporaryDirectory(prefix="hpt-check-") as folder:
         cheapest = min(shapes, key=run_flops)
         said = check(replace(trainer, trials=folder), cheapest, setup.slots.threads)
     for sentence in said:
@@ -149,8 +154,8 @@ def checked(setup: Setup, trainer: Command, console: Console) -> int:
 
 def tokens_of(target: RunConfig, resumed: bool, directory: SearchDir, console: Console) -> Prepared:
     """What hpt's own trainer trains on."""
-    with console.status("preparing data") as status:
-        data = prepare(target.data, vocabulary=target.model.vocabulary, say=status.update)
+    with doing(console, "preparing data") as say:
+        data = prepare(target.data, vocabulary=target.model.vocabulary, say=say)
     check_data(target, data)
     if resumed:
         check_same_data(directory.read_config().get("data", {}), fingerprint(data), directory.path)
@@ -287,8 +292,8 @@ Begun = tuple[Problem, list[Trial], dict[str, Any]]
 
 def begun(setup: Setup, console: Console) -> Begun:
     """A new search: its shapes are timed."""
-    with console.status("timing 20 steps of each shape" if setup.trainer is None else "timing two short runs"):
-        problem, calibration = calibrated(setup)
+    with doing(console, "timing 20 steps of each shape" if setup.trainer is None else "timing two short runs") as say:
+        problem, calibration = calibrated(setup, say)
     document = {
         "id": uuid.uuid4().hex,
         "search": to_json(setup.config),
@@ -333,7 +338,7 @@ def planned(stage: Stage) -> dict[str, Any]:
     return {"name": stage.name, "trials": stage.trials, "tokens": stage.tokens, "cost": asdict(stage.cost)}
 
 
-def calibrated(setup: Setup) -> tuple[Problem, Trial]:
+def calibrated(setup: Setup, say: Callable[[str], None]) -> tuple[Problem, Trial]:
     """The problem with its cost model, and the record of what measuring it cost."""
     from search.execution.tune import calibrate_shapes
 
@@ -350,7 +355,7 @@ def calibrated(setup: Setup) -> tuple[Problem, Trial]:
     runs = list({run.model: run for run in wanted}.values())  # another batch is so many more micro-batches
     most = setup.cap.seconds_left(Spending(), free.cost.usd_per_hour) / 2
     measured, launch, seconds = calibrate_shapes(
-        runs, setup.data, setup.slots.gpu, setup.slots.threads, setup.config.pack, most, setup.suite
+        runs, setup.data, setup.slots.gpu, setup.slots.threads, setup.config.pack, most, setup.suite, say
     )
     timings = {
         shape_key(run): Timing(
@@ -412,6 +417,7 @@ def run_trials(setup: Setup, session: Session, stages: list[Stage], mirror: Mirr
             on_progress=screen.progress,
             on_trial=ended,
             last_words=screen.last_words,
+            stopping=screen.stopping,
             trainer=setup.trainer,
             suite=setup.suite,
         )

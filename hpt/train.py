@@ -9,9 +9,11 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hpt.console import cli
 from hpt.console.final import Follower, dry_run, show_result, train_here, train_on_ray
+from hpt.console.progress import doing
 from hpt.console.settings import override_data
 from hpt.reports.gather import read_answer
 from hpt.tracking.mirror import FinalRun
@@ -22,12 +24,13 @@ from trainer.checkpoints.copies import here
 from trainer.config import RunConfig, from_json, override, to_dict
 from trainer.data import Prepared, prepare
 from trainer.errors import UserError
-from trainer.evals import EVALUATORS
 from trainer.files import in_a_jobs_folder, parse_json
-from trainer.final import Plan
 from trainer.inputs import check_data
 from trainer.presets import preset
 from trainer.storage import Store
+
+if TYPE_CHECKING:  # torch takes 1.5 s to import, and whoever asks for --help needs none of it
+    from trainer.final import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +118,8 @@ def main(argv: Sequence[str]) -> int:
             style="yellow",
         )
     plan = make_plan(config, run, out)
-    with console.status("preparing data") as status:
-        data = prepare(run.data, vocabulary=run.model.vocabulary, say=status.update)
+    with doing(console, "preparing data") as say:
+        data = prepare(run.data, vocabulary=run.model.vocabulary, say=say)
     check_data(run, data)
     on_ray = config.workers is not None or "RAY_ADDRESS" in os.environ
     if config.dry_run:
@@ -139,6 +142,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def make_plan(config: TrainConfig, run: RunConfig, out: str) -> Plan:
+    from trainer.evals.evaluators import EVALUATORS
+    from trainer.final import Plan
+
     if unknown := [task for task in config.tasks if task not in EVALUATORS]:
         raise UserError(f"There is no evaluation called {unknown[0]!r}: choose from {', '.join(EVALUATORS)}.")
     return Plan(

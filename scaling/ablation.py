@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t as student
 
 SURE = 0.95
 
@@ -33,6 +32,8 @@ class Verdict:
     @property
     def factor(self) -> float:
         """Standard errors that make a two-sided interval of SURE."""
+        from scipy.stats import t as student  # 0.7 s of import, that no --help needs
+
         return float(student.ppf((1 + SURE) / 2, max(1, self.freedom)))
 
     @property

@@ -14,8 +14,6 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.linalg import cho_factor, cho_solve
-from scipy.stats import f as fisher
 
 from scaling.batchlaw import Prior, law, valley
 from scaling.posterior import HEAD, SCATTER, Posterior, Runs, kernel
@@ -127,6 +125,8 @@ def _weights(state: Posterior, data: _Data, z: np.ndarray) -> tuple[np.ndarray, 
 
 def _climb(state: Posterior, data: _Data, steps: int = 40) -> Posterior:
     """Levenberg-Marquardt on the reweighted squares."""
+    from scipy.linalg import cho_factor, cho_solve  # 0.3 s of import, that no --help needs
+
     p, z, damping = state.prior, state.mean, 1e-3
     fixed, variance = _precision(state, z), data.variance(state.noise)
     centre = np.concatenate([p.mean, p.valley_mean, np.zeros(len(z) - HEAD)])
@@ -225,5 +225,7 @@ def explained(state: Posterior, runs: Runs) -> Explained:
     if whole <= 0:
         return Explained(math.nan, 1.0, spare, spread)
     spent, free = max(spent, 1.0), max(spare - spent, 1.0)
+    from scipy.stats import f as fisher  # 0.7 s of import, that no --help needs
+
     ratio = max(whole - rest, 0.0) / spent / (rest / free) if rest else math.inf
     return Explained(1 - rest / whole, float(fisher.sf(ratio, spent, free)), spare, spread)

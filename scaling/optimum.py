@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
-from scipy.optimize import least_squares
 
 Array = np.ndarray
 
@@ -198,6 +197,8 @@ def _valley(x: Array, y: Array, counts: Array, sigma: float, above: Sequence[flo
     start = _parabola(x, y)
     log_h = math.log(RELATIVE_H * lowest)
     bounds = ([x[0] - 2, log_h - 8, 0, -np.inf], [x[-1] + 2, log_h + 8, 10, np.inf])
+    from scipy.optimize import least_squares  # half a second of import, that no --help needs
+
     found = least_squares(
         residuals,
         [start, log_h, SKEW, lowest],

@@ -5,14 +5,13 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution
-from optuna.trial import TrialState, create_trial
 
-optuna.logging.set_verbosity(optuna.logging.ERROR)
+if TYPE_CHECKING:  # imported where lrs are drawn: 0.3 s, that no --help needs
+    import optuna
+    from optuna.distributions import BaseDistribution
 
 Sampler = Literal["random", "qmc", "tpe", "gp"]
 STARTUP = 3  # observations from which tpe and gp start to model; until then they would draw at random
@@ -46,6 +45,11 @@ def _sample(
     seed: tuple[int, ...],
     observed: tuple[tuple[float, float | None], ...],
 ) -> tuple[float, ...]:
+    import optuna
+    from optuna.distributions import FloatDistribution
+    from optuna.trial import TrialState, create_trial
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     low, high = lr_range
     space: dict[str, BaseDistribution] = {"lr": FloatDistribution(low, high, log=True)}
     study = optuna.create_study(sampler=_make(sampler, _mix(seed)))
@@ -64,6 +68,8 @@ def _sample(
 
 
 def _make(sampler: Sampler, seed: int) -> optuna.samplers.BaseSampler:
+    import optuna
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         match sampler:

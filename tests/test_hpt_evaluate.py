@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-import trainer.evals
+import trainer.evals.evaluators
 from hpt.console import cli
 from hpt.evaluate import EvaluateConfig, main
 from trainer.checkpoints.trained import keep_tokenizer, open_trained
 from trainer.config import DataConfig, ModelConfig, RunConfig
 from trainer.data import Prepared, prepare
 from trainer.errors import UserError
-from trainer.evals import EVALUATORS, evaluate
+from trainer.evals.evaluators import EVALUATORS, evaluate
 from trainer.evals.files import rows
 from trainer.loop import Training
 
@@ -162,7 +162,7 @@ def test_download(
 
     def at(page: str, sha256: str = "") -> None:
         served = replace(EVALUATORS["lambada"], url=f"{server}/{page}", sha256=sha256)
-        monkeypatch.setitem(trainer.evals.EVALUATORS, "lambada", served)
+        monkeypatch.setitem(trainer.evals.evaluators.EVALUATORS, "lambada", served)
 
     for page, sha256, sentence in (
         ("missing.jsonl", "", "404"),

@@ -64,7 +64,7 @@ def run(folder: Path, argv: list[str], code: int = 0) -> str:
 
 
 def wait_for_trials(process: subprocess.Popen[str], directory: SearchDir, count: int) -> None:
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 300
     while len(directory.read_trials()) < count:
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline

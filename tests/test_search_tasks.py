@@ -26,8 +26,9 @@ from trainer.config import DataConfig, ModelConfig, RunConfig, override
 from trainer.data import Prepared
 from trainer.data.tokenizer import load_tokenizer, train_tokenizer
 from trainer.errors import UserError
-from trainer.evals import evaluate
-from trainer.evals.suite import Suite, leading
+from trainer.evals.evaluators import evaluate
+from trainer.evals.score import leading
+from trainer.evals.suite import Suite
 from trainer.loop import Training
 
 RUN = RunConfig(

@@ -19,7 +19,7 @@ from trainer.architecture.model import Transformer
 from trainer.config import ModelConfig, RunConfig
 from trainer.data.tokenizer import load_tokenizer, train_tokenizer
 from trainer.errors import UserError
-from trainer.evals import EVALUATORS, evaluate
+from trainer.evals.evaluators import EVALUATORS, evaluate
 from trainer.evals.likelihood import Scorer, encode_pair
 from trainer.evals.multiple_choice import boolq, copa, hellaswag, openbookqa, piqa, winogrande
 

@@ -21,7 +21,7 @@ from trainer.data.masking import NOTHING, Masking
 from trainer.data.shards import write_shard
 from trainer.data.tokenizer import load_tokenizer, train_tokenizer, with_mask
 from trainer.errors import UserError
-from trainer.evals import evaluate
+from trainer.evals.evaluators import evaluate
 from trainer.evals.likelihood import Scorer, encode_pair
 from trainer.exchange import come, from_trained, leave, settle
 from trainer.inputs import make_inputs, train_batches

@@ -6,12 +6,14 @@ import functools
 import os
 import re
 import time
-
-import torch
+from typing import TYPE_CHECKING
 
 from trainer.config import RunConfig
 from trainer.errors import UserError
 from trainer.hardware import DEVICES, Device
+
+if TYPE_CHECKING:  # torch takes 1.5 s to import, and whoever asks for --help needs none of it
+    import torch
 
 KIN = {"MIG", "Laptop", "D", "Ti", "SUPER", "Max", "Q"}
 """Words of a name that make it another device than the one it is named after."""
@@ -19,6 +21,8 @@ KIN = {"MIG", "Laptop", "D", "Ti", "SUPER", "Max", "Q"}
 
 def pick_device(name: str = "auto") -> torch.device:
     """auto: CUDA where there is one; else cpu, cuda or cuda:N. UserError for what is not here."""
+    import torch
+
     if name != "auto":
         try:
             device = torch.device(name)
@@ -33,6 +37,8 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
+    import torch
+
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu x{torch.get_num_threads()}"
 
 
@@ -78,6 +84,8 @@ ENOUGH_SECONDS = 2.0  # of measuring: where bf16 is emulated, one product takes 
 def measured_flops(precision: str = "bf16", size: int = 1024, repeats: int = 20) -> float:
     """FLOP/s of square matrix products on this CPU with the threads that torch uses now: the peak that can be had,
     where no maker's figure says it. The best of `repeats`, fewer where they are slow."""
+    import torch
+
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.ones(size, size, dtype=dtype) for _ in range(2))
     seconds = []
@@ -90,6 +98,8 @@ def measured_flops(precision: str = "bf16", size: int = 1024, repeats: int = 20)
 
 def free_memory(device: torch.device) -> int:
     """Bytes that may be allocated: what CUDA has free; half of the machine's memory on a CPU."""
+    import torch
+
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -98,6 +108,8 @@ def free_memory(device: torch.device) -> int:
 
 def use_bf16(run: RunConfig, device: torch.device) -> bool:
     """Whether matrix products run in bf16 (autocast; weights, optimiser and loss stay fp32)."""
+    import torch
+
     if run.precision != "auto":
         return run.precision == "bf16"
     if device.type == "cuda":
@@ -109,6 +121,8 @@ def use_bf16(run: RunConfig, device: torch.device) -> bool:
 def cpu_has_bf16() -> bool:
     """Where bf16 products have units of their own they are 2 to 3 times as fast as fp32 (Intel since Sapphire Rapids,
     AMD since Zen 4); elsewhere they are emulated and slower."""
+    import torch
+
     known = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(known.get("amx_bf16") or known.get("avx512_bf16"))
 

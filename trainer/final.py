@@ -23,7 +23,7 @@ from trainer.data import Prepared
 from trainer.data.tokenizer import load_tokenizer
 from trainer.devices import peak_flops, pick_device
 from trainer.errors import UserError
-from trainer.evals import evaluate, locate
+from trainer.evals.evaluators import evaluate, locate
 from trainer.files import parse_json
 from trainer.generate import sample_text
 from trainer.loop import Report, Training

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from trainer.config import RunConfig
 from trainer.data import Prepared, check_enough
@@ -15,6 +14,10 @@ from trainer.data.batches import Batches, DocumentBatches
 from trainer.data.masking import NOTHING, Masking
 from trainer.data.packed import RowBatches
 from trainer.errors import UserError
+
+if TYPE_CHECKING:  # torch takes 1.5 s to import, and whoever asks for --help needs none of it
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -118,5 +121,7 @@ def model_inputs(
 
 
 def _moved(array: np.ndarray, device: torch.device) -> Tensor:
+    import torch
+
     tensor = torch.from_numpy(np.ascontiguousarray(array))
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
 
 from trainer.config import ModelConfig, RunConfig
+
+if TYPE_CHECKING:  # torch takes 1.5 s to import, and whoever asks for --help needs none of it
+    import torch
 
 USEFUL_TOKENS = {"cpu": 4096, "cuda": 65536}
 """Beyond which a pass gets no faster; on a CPU more falls out of cache and is slower."""

@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from trainer.config import RunConfig
 from trainer.presets import gpt2, laptop
+
+if TYPE_CHECKING:  # torch takes 1.5 s to import, and whoever asks for --help needs none of it
+    import torch
 
 Row = dict[str, Any]
 
@@ -59,6 +60,8 @@ def in_time(runs: Mapping[str, RunConfig], options: Options) -> Iterator[tuple[s
 
 
 def synchronise(device: torch.device) -> None:
+    import torch
+
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

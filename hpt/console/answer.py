@@ -8,11 +8,12 @@ from typing import Any
 
 from rich.console import Console
 
+from hpt.console.progress import doing
 from hpt.console.screen import answer_panel
 from hpt.console.settings import Setup
 from hpt.console.trainers import command_line
 from hpt.reports.files import write_report
-from hpt.reports.numbers import duration
+from hpt.reports.numbers import duration, of_given
 from hpt.tracking.mirror import Mirror, SearchRun, tracking_uri, ui_command
 from search.execution.session import Session
 from search.records import History, Recommendation
@@ -24,10 +25,11 @@ def conclude(setup: Setup, session: Session, mirror: Mirror, console: Console, b
     """Recommend, write, mirror, show."""
 
     directory, history = setup.directory, session.history
-    answer = setup.strategy.recommend(history)
-    bill = make_bill(setup, history)
-    directory.write_recommendation(answer, bill)
-    warning = write_report(directory.path)
+    with doing(console, "fitting what was measured"):
+        answer = setup.strategy.recommend(history)
+        bill = make_bill(setup, history)
+        directory.write_recommendation(answer, bill)
+        warning = write_report(directory.path)
     names = ("config.json", "recommendation.json", "trials.jsonl", "u_curves.svg", "report.html")
     files = [path for name in names if (path := directory.path / name).exists()]
     mirrored = mirror.close(to_dict(answer), note(setup, answer, bill), files)
@@ -51,14 +53,14 @@ def conclude(setup: Setup, session: Session, mirror: Mirror, console: Console, b
 
 
 def make_bill(setup: Setup, history: History) -> dict[str, Any]:
-    spent, slots = history.spent, setup.slots
+    spent = history.spent
     statuses = [t.status for t in history if not t.aside]
     counts = ", ".join(f"{n} {s}" for s in dict.fromkeys(statuses) if (n := statuses.count(s)))
     share = spent.flops / run_flops(setup.target)
-    device = "slot" if slots.per_device > 1 else "device"
-    cost = f"{duration(spent.seconds)} of {device} time, {spent.flops:.3g} FLOPs ({share:.0%} of the target run)"
+    added = ", trials side by side added up" if setup.slots.count > 1 else ""
+    cost = f"{duration(spent.seconds)} of training{added}; {spent.flops:.3g} FLOPs, {share:.0%} of the target run"
     if setup.config.usd_per_hour:
-        cost += f", ${spent.usd:.2f}"
+        cost += f"; {of_given(spent.usd, setup.cap.usd)}"
     return {
         "trials": f"{len(statuses)} ({counts})",
         "cost": cost,
@@ -93,7 +95,7 @@ def note(setup: Setup, answer: Recommendation, bill: dict[str, Any]) -> str:
     if answer.interval90:
         lines.append(f"90 % interval {answer.interval90[0]:.3g} to {answer.interval90[1]:.3g}.")
     lines += [f"- {reason}" for reason in answer.reasons]
-    lines += [f"\nCarried over by {answer.law}."] if answer.law else []
+    lines += [f"\nHow it is found: {answer.law}."] if answer.law else []
     lines += [
         f"\nTrials: {bill['trials']}. Cost: {bill['cost']}.",
         "\nHow to read this page: the runs below this one are the trials. In the charts, `final_val_loss` against "

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hpt.console import cli
+from hpt.console.help import settings_of
 from hpt.console.settings import SearchConfig, changed, check_top_up, from_json
 from hpt.console.trainers import OWN
 from search.execution.store import SearchDir
@@ -21,6 +22,8 @@ from trainer.errors import UserError
 def read_config(argv: Sequence[str]) -> tuple[SearchConfig, SearchConfig | None]:
     """The configuration, and the one that the search was begun with where it continues one: the same but for its
     budget, which may be raised."""
+    if (name := cli.value_of("--help-strategy", argv)) is not None:
+        cli.parse(settings_of(name), ["--help-all"], "hpt.search")
     resume = cli.value_of("--resume", argv)
     if resume is None:
         return cli.parse(SearchConfig, argv, "hpt.search"), None

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 import tyro
 from rich.console import Console
 
+from hpt.console.help import screen
 from hpt.console.ranges import FLAGS
 from trainer.errors import UserError
 from trainer.ranges import check_ranges
@@ -70,8 +71,13 @@ def plain(value: Any) -> Any:
 
 
 def parse(kind: type[T], argv: Sequence[str], command: str, default: T | None = None) -> T:
-    """The dataclass `kind` from the command line; its attribute docstrings are the help. UserError for what it does not
-    have, what has another type, and numbers outside their range (hpt.console.ranges)."""
+    """The dataclass `kind` from the command line; its attribute docstrings are the help (--help-all; --help
+    is one screen of it where hpt.console.help has one). UserError for what it does not have, what has another type, and
+    numbers outside their range (hpt.console.ranges)."""
+    if {"-h", "--help"} & set(argv) and (told := screen(command.removeprefix("hpt."))):
+        print(told, end="")
+        raise SystemExit(0)
+    argv = ["--help" if a == "--help-all" else a for a in argv]
     given: dict[str, Any] = {} if default is None else {"default": default}
     said = io.StringIO()
     try:

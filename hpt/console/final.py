@@ -3,36 +3,39 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 from rich.console import Console
 
+from hpt.console.progress import doing
 from hpt.reports.numbers import duration, short
 from hpt.tracking.mirror import FinalMirror, FinalRun, ui_command
 from trainer.architecture.counts import flops_per_token, parameters, run_flops
 from trainer.checkpoints.lease import lease
 from trainer.checkpoints.saver import FOLDER
-from trainer.cohorts.calibrate import calibrate
 from trainer.cohorts.memory import micro_batch, run_bytes
 from trainer.config import RunConfig
 from trainer.data import Prepared
 from trainer.devices import device_name, peak_flops, pick_device, usable_cpus
 from trainer.errors import UserError
-from trainer.final import Plan, Row, final
-from trainer.loop import Training
-from trainer.parallel import Parallel
 from trainer.storage import Store
+
+if TYPE_CHECKING:  # torch takes 1.5 s to import, and whoever asks for --help needs none of it
+    from trainer.final import Plan, Row
+    from trainer.loop import Training
 
 SAY_SECONDS = 10.0
 MIRROR_SECONDS = 5.0
 INTERRUPTED = "interrupted"
+STOPPING = b"stopping after this step, with a checkpoint\n"
 
 
 @dataclass
@@ -50,7 +53,8 @@ class Follower:
         self.mirror = FinalMirror(
             self.final, lambda text: self.console.print(f"{text}: training goes on", style="yellow")
         )
-        self.store, self.said, self.mirrored, self.unsent = Store(self.plan.store), time.monotonic(), 0.0, list[Row]()
+        self.store, self.said, self.mirrored = Store(self.plan.store), time.monotonic(), 0.0
+        self.unsent: list[Row] = []
         self.samples = list[str]()
         run = self.plan.run
         size = short(parameters(run.model).total)
@@ -138,7 +142,11 @@ def _short_path(address: str) -> str:
 
 def train_here(plan: Plan, data: Prepared, follower: Follower) -> None:
     """In this process. Ctrl-C and a request to terminate (a spot machine's notice) stop it with a checkpoint."""
-    device, trainings = pick_device(), list[Training]()
+    from trainer.final import final
+    from trainer.parallel import Parallel
+
+    device = pick_device()
+    trainings: list[Training] = []
     compile = plan.compile if plan.compile is not None else device.type == "cuda"
 
     def ask(reason: str) -> bool:
@@ -208,9 +216,11 @@ def lower_lr(run: RunConfig, answer: dict[str, Any]) -> float:
 
 def dry_run(plan: Plan, data: Prepared, workers: int, usd_per_hour: float, console: Console) -> dict[str, Any]:
     """Time 20 steps here and say what the whole run would take."""
+    from trainer.cohorts.calibrate import calibrate
+
     run, device = plan.run, pick_device()
     sequences = micro_batch(run, device, workers, plan.shard)
-    with console.status("timing 20 steps"):
+    with doing(console, "timing 20 steps"):
         measured = calibrate(replace(run, micro_batch=sequences), data, device)
     passes = plan.evaluations * measured.eval_seconds
     seconds = (run.steps * measured.step_seconds + passes) / workers
@@ -268,6 +278,7 @@ def _signals(ask: Callable[[str], bool]) -> Iterator[None]:
 
     def stop(number: int, _frame: object) -> None:
         begun = ask(INTERRUPTED if number == signal.SIGINT else "asked to terminate")
+        os.write(2, STOPPING if begun else b"stopping\n")  # no print: the signal may have come in the middle of one
         if not begun or number == signal.SIGINT:
             signal.signal(signal.SIGINT, previous[signal.SIGINT])  # a second Ctrl-C does not wait
         if not begun:

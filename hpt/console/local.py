@@ -19,7 +19,6 @@ from search.execution.external.function import given
 from search.execution.external.measure import measure
 from search.execution.session import Session
 from search.execution.store import SearchDir
-from search.execution.worker import Own, calibrate_here
 from search.records import History, Trial
 from trainer.architecture.counts import run_flops
 from trainer.config import RunConfig, to_dict
@@ -95,6 +94,8 @@ def begin(setup: Setup) -> Session:
 def timed(setup: Setup) -> tuple[dict[str, Timing], Trial]:
     """By shape what its steps take, and the bill of finding out. Of somebody else's trainer only where the budget is in
     time or money."""
+    from search.execution.worker import calibrate_here
+
     free, cap = make_problem(setup, {}), setup.cap
     shapes = setup.strategy.shapes(History(problem=free)) or [setup.target]
     runs, seconds, flops = list({run.model: run for run in shapes}.values()), 0.0, 0.0
@@ -137,6 +138,8 @@ def nothing_timed(run: RunConfig, bill: Spending = FREE) -> Trial:
 
 def run(setup: Setup, session: Session) -> None:
     """To its end; trials are told as they end, in a terminal or a notebook."""
+    from search.execution.worker import Own
+
     console = Console(highlight=False, quiet=setup.config.quiet)
 
     def ended(trial: Trial) -> None:

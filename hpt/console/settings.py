@@ -6,15 +6,13 @@ import dataclasses
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import tyro
 
 from hpt.console import cli
 from hpt.console.assumed import Assumed
 from hpt.console.trainers import OWN, TrainerOptions
-from hpt.finetuning.text import TARGET, finetune_target
 from scaling.compute_optimal import LAW
 from search.budget import Budget, CostModel, Spending, Timing
 from search.execution.contract import EVERYTHING
@@ -39,9 +37,14 @@ from trainer.config import RunConfig, from_dict, override
 from trainer.data import Prepared
 from trainer.devices import peak_speed, usable_cpus
 from trainer.errors import UserError
-from trainer.evals.suite import LIMIT, Reading, Suite
+from trainer.evals.score import LIMIT, Reading
 from trainer.presets import preset
 
+if TYPE_CHECKING:  # torch takes 1.5 s to import, and whoever asks for --help needs none of it
+    from trainer.evals.suite import Suite
+
+FINETUNE = "finetune:"
+"""What a target begins with that is the fine-tuning of a run."""
 TARGET_FILE = "target.toml"
 """In a search's directory, where its target was a file: a copy."""
 RESERVE = 0.1
@@ -183,11 +186,13 @@ class SearchConfig(cli.Common):
 
     @property
     def finetunes(self) -> bool:
-        return self.target.startswith(TARGET)
+        return self.target.startswith(FINETUNE)
 
     def build_target(self) -> RunConfig:
         if self.finetunes:
-            run = finetune_target(self.target, self.tasks, self.data, self.seed)
+            from hpt.finetuning.text import finetune_target  # torch: not for --help
+
+            run = finetune_target(self.target.removeprefix(FINETUNE), self.tasks, self.data, self.seed)
         else:
             run = preset(self.target)
         run = replace(override_data(run, self.corpus, self.tokenizer), seed=self.seed)
@@ -233,6 +238,8 @@ class Slots:
 
     @staticmethod
     def of(config: SearchConfig) -> Slots:
+        import torch
+
         if config.device is not None:
             return Slots(count=config.slots or 1, gpu=int(config.device != "cpu"), threads=1, per_device=1)
         if torch.cuda.is_available():

@@ -10,7 +10,7 @@ from typing import Any
 
 from trainer.checkpoints.trained import Trained
 from trainer.errors import UserError
-from trainer.evals import EVALUATORS
+from trainer.evals.evaluators import EVALUATORS
 from trainer.evals.score import Score
 from trainer.files import write_atomic
 from trainer.finetune.answering import answer

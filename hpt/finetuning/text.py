@@ -13,8 +13,6 @@ from trainer.errors import UserError
 from trainer.finetune.mixture import Part, make_rows
 from trainer.tasks import Example
 
-TARGET = "finetune:"
-"""Begins a target of hpt.search that is the fine-tuning of a run."""
 SHARE_OF_LR = 0.3
 """Of pretraining's peak lr, where neither --lr nor a search says more."""
 VAL_TOKENS = 131_072
@@ -70,11 +68,11 @@ def text_run(trained: Trained, found: Found, how: Text, say: Callable[[str], Non
     )
 
 
-def finetune_target(target: str, tasks: Sequence[str], data: Sequence[str], seed: int) -> RunConfig:
-    """What `--target finetune:RUN --tasks ...` of hpt.search stands for: hpt.finetune's run, begun from RUN's weights.
-    Its rows must be here."""
+def finetune_target(pretrained: str, tasks: Sequence[str], data: Sequence[str], seed: int) -> RunConfig:
+    """What `--target finetune:RUN --tasks ...` of hpt.search stands for (RUN is `pretrained`): hpt.finetune's run,
+    begun from RUN's weights. Its rows must be here."""
     known, given = the_tasks(tasks, ())
     files = given_files(data, known, given)
-    trained = open_trained(target.removeprefix(TARGET))
+    trained = open_trained(pretrained)
     found = {task.name: examples_of(task, files.get(task.name, {}), False, None, lambda text: None) for task in known}
     return replace(text_run(trained, found, Text(seed=seed)), init_from=str(trained.path.absolute()))

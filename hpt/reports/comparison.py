@@ -10,7 +10,7 @@ from hpt.reports.numbers import duration, short
 from hpt.reports.text import tables_latex
 from trainer.architecture.counts import parameters, run_flops
 from trainer.errors import UserError
-from trainer.evals.suite import leading
+from trainer.evals.score import leading
 
 Points = list[tuple[float, float]]
 HEADERS = (

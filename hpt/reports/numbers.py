@@ -31,3 +31,8 @@ def written(value: float) -> str:
         mantissa, _, exponent = f"{value:.2e}".partition("e")
         return f"{float(mantissa):g}e{int(exponent)}"
     return f"{value:.4g}"
+
+
+def of_given(spent: float, given: float | None) -> str:
+    """Dollars, and of how many where there is a cap."""
+    return f"${spent:.2f}" + ("" if given is None else f" of ${given:.2f}")

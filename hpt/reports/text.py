@@ -12,7 +12,7 @@ from hpt.reports.gather import FinalFound, Found
 from hpt.reports.numbers import duration, short, written
 from search.transfer.outlook import outlook, untried
 from trainer.architecture.counts import parameters, run_flops
-from trainer.evals.suite import leading
+from trainer.evals.score import leading
 
 TRIAL_HEADERS = (
     "trial",
@@ -104,7 +104,7 @@ def outlook_lines(found: Found) -> list[str]:
     if more is not None:
         count = sum(len(lrs) for _, lrs in more.runs)
         price = f", ${more.cost.usd:.2f}" if more.cost.usd else ""
-        time = f", {duration(more.cost.seconds)} of slot time" if more.cost.seconds else ""
+        time = f", {duration(more.cost.seconds)} of training" if more.cost.seconds else ""
         share = 100 * more.cost.flops / run_flops(found.target)
         lines.append(
             f"{count} more trials ({share:.0f} % of a target run{time}{price}) would narrow the law's doubt about the "

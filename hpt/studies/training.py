@@ -18,10 +18,8 @@ from trainer.architecture.counts import parameters, run_flops
 from trainer.config import RunConfig, to_dict
 from trainer.data import prepare
 from trainer.errors import UserError
-from trainer.evals.suite import Suite
 from trainer.files import read_json_lines
 from trainer.inputs import check_data
-from trainer.loop import Training
 
 Row = dict[str, Any]
 FACTOR = 2.0
@@ -75,6 +73,9 @@ class Trainer:
         return {**known, "variant": name, "level": level}
 
     def _trained(self, run: RunConfig) -> Row:
+        from trainer.evals.suite import Suite
+        from trainer.loop import Training
+
         data = prepare(run.data, vocabulary=run.model.vocabulary)
         check_data(run, data)
         suite = Suite.of(self.tasks, data, self.task_limit)

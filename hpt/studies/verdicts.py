@@ -12,7 +12,7 @@ from hpt.studies.training import Row
 from hpt.studies.variants import BASELINE
 from scaling.ablation import Verdict, judge, power_law
 from trainer.errors import UserError
-from trainer.evals.suite import leading
+from trainer.evals.score import leading
 
 LOSS = "loss"
 

@@ -63,7 +63,7 @@ def recommend_from_cell(history: History, cell: Cell, optimum: Optimum) -> Recom
         optimum,
         optimum.log_lr,
         sd,
-        law="none: the best lr of the longest horizon that brackets it is copied",
+        law="copied, by no law: the best lr of the longest runs that have worse lrs on both sides of it",
         reasons=reasons,
         trials=tuple(t.id for t in cell.trials),
     )

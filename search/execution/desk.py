@@ -17,7 +17,6 @@ from search.budget import Spending
 from search.execution.contract import Progress
 from search.execution.pack import Pack
 from search.execution.session import Session
-from search.execution.worker import together
 from search.records import CUT_OFF, Proposal, Trial
 from search.strategy import DONE, Done
 from trainer.errors import UserError
@@ -97,6 +96,8 @@ class Desk:
     def _next(self, most: int) -> list[Proposal]:
         """The next proposal and those that can be trained with it, at most so many, divided among the free slots. Whose
         worker died is trained alone: the memory may have been too small for more."""
+        from search.execution.worker import together  # torch: not where only a plan is wanted
+
         first = self.waiting[0]
         alike = [p for p in self.waiting if together(first, p) and not self.deaths[p.id]]
         taken = [first] if self.deaths[first.id] else alike[: min(most, -(-len(alike) // max(1, self.free)))]

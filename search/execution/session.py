@@ -165,18 +165,19 @@ class Session:
         Strategies plan by the calibration alone, so that a plan does not change under way; this corrects only
         what is launched and the time left.
         """
-        ratios = self._ratios()
+        ratios = self.ratios()
         return statistics.median(ratios) if len(ratios) >= 3 else 1.0
 
     @property
     def pessimism(self) -> float:
         """By what forecasts of time are multiplied before a trial is started: what four in five trials kept to, and
         more while few are known. Who is slower still is stopped at what is held for it, or pays from what is free."""
-        ratios = sorted(self._ratios())
+        ratios = sorted(self.ratios())
         known = ratios[math.ceil(0.8 * len(ratios)) - 1] if ratios else 1.0
         return max(1.0, known) * (1 + 0.5 / (1 + len(ratios)))
 
-    def _ratios(self) -> list[float]:
+    def ratios(self) -> list[float]:
+        """Seconds taken over seconds forecast, of the newest finished trials."""
         ratios: list[float] = []
         for trial in self.trials[-NEWEST:]:
             forecast = self.problem.cost.forecast(trial.run, trial.horizon - trial.start).seconds

@@ -65,15 +65,17 @@ def calibrate_shapes(
     pack: int | None,
     most_seconds: float = math.inf,
     suite: Suite | None = None,
+    say: Callable[[str], None] = lambda text: None,
 ) -> tuple[list[Calibration], float, float]:
     """Twenty steps of each run, one after the other, where trials will run; packs as trainer.cohorts has them.
 
     Also the seconds that a worker took to start (its process, its imports and what is cold at first), and those that it
-    all took; UserError where that would be more than `most_seconds`.
+    all took; `say` hears which one it is at; UserError where that would be more than `most_seconds`.
     """
     remote = ray.remote(num_cpus=1, num_gpus=gpu)(calibrate_here)
     began, found, launch = time.monotonic(), list[Calibration](), 0.0
-    for run in runs:
+    for number, run in enumerate(runs, start=1):
+        say(f"timing shape {number} of {len(runs)}")
         task = remote.remote(run, data, threads, pack, suite)
         left = began + most_seconds - time.monotonic()
         try:
@@ -122,13 +124,14 @@ def execute(
     on_trial: Callable[[Trial], None],
     trainer: Trainer | None = None,
     last_words: Callable[[str], None] = print,
+    stopping: Callable[[], None] = lambda: None,
     suite: Suite | None = None,
 ) -> bool:
     """Run the session until it is over; every ended trial is in the directory before `on_trial` hears of it.
 
     checkpoints: where trunks are kept; default: in the directory. Returns False when it was interrupted (Ctrl-C,
-    SIGTERM, SIGHUP); then what ran is billed, given up, and will be proposed again. Where Ray has died or the loop does
-    not answer, `last_words` are said and the process ends.
+    SIGTERM, SIGHUP), of which `stopping` hears at once; then what ran is billed, given up, and will be proposed again.
+    Where Ray has died or the loop does not answer, `last_words` are said and the process ends.
     """
     trunks = Trunks(checkpoints or str(directory.checkpoints))
 
@@ -138,7 +141,7 @@ def execute(
 
     desk = Desk(session, directory.append, slots, on_trial=ended, on_progress=on_progress)
     loop = _Loop(desk)
-    watch = Watch(desk, directory, loop.end, RayHealth().fault, last_words)
+    watch = Watch(desk, directory, loop.end, RayHealth().fault, last_words, stopping)
     loop.check = watch.check
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots)  # or the workers would start one after the other
     common = {

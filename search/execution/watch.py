@@ -72,6 +72,8 @@ class Watch:
     """What ails Ray; empty: nothing."""
     last_words: Callable[[str], None]
     """Says a sentence where the process ends from here."""
+    stopping: Callable[[], None] = lambda: None
+    """Hears of the first signal, within LOOK_SECONDS and in the thread: a print in a handler may cut into another."""
     asked: int = 0
     """Signals so far."""
     fault: str = ""
@@ -101,8 +103,11 @@ class Watch:
                 thread.join(PATIENCE_SECONDS)
 
     def _work(self) -> None:
-        journalled = 0.0
+        journalled, told = 0.0, False
         while not self._done.wait(LOOK_SECONDS):
+            if self.asked and not told:
+                told = True
+                self.stopping()
             try:
                 for job in self.desk.watch():
                     self.end(job)

@@ -55,7 +55,7 @@ class MuTransfer(Strategy):
         copied = recommend_from_cell(replace(history, problem=replace(history.problem, target=target)), cell, optimum)
         return replace(
             copied,
-            law=f"none: the proxy's best lr is copied, in {cell.run.parametrisation}",
+            law=f"copied, by no law: the proxy's best lr, in {cell.run.parametrisation}",
             reasons=(*self._assumptions(history, cell.run, target), *copied.reasons),
             settings=_settings(target) if history.problem.target.parametrisation == "sp" else {},
             details={**copied.details, **_settings(target)},

@@ -6,7 +6,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.stats import t as student
 
 from scaling.batchlaw import NAMES, valley
 from scaling.posterior import Posterior
@@ -38,6 +37,8 @@ def advise(belief: Belief) -> Recommendation:
     shade = k * sd**2 / 2
     log_lr, moved = held(belief, cells, mean - shade)
     freedom = 8 + len(posterior.cells)  # as many cells as the discrepancy's estimate rests on
+    from scipy.stats import t as student  # 0.7 s of import, that no --help needs
+
     half, most = (NARROWER * sd * float(student.ppf(q, freedom)) for q in (0.75, 0.95))
     ends = valley(log_lr - np.array([mean - most, mean + most]), k)[0]
     why = [] if moved else not_the_best_tried(belief, log_lr, 1 - math.exp(-shade))
@@ -73,5 +74,8 @@ def describe(posterior: Posterior) -> str:
     a, _, delta, p1, q1, p2, q2 = posterior.mean[:7]
     share = 1 / (1 + math.exp(4 * delta))
     p, q = share * p1 + (1 - share) * p2, share * q1 + (1 - share) * q2
-    branch = "noise-limited" if share > 0.5 else "curvature-limited"
-    return f"batch-conditional law, {branch} here: lr* ~ N^{-a:+.2f} D^{q:+.2f} B^{p:+.2f} near the target"
+    batch = "a larger batch allows a higher one" if share > 0.5 else "the batch hardly matters"
+    return (
+        f"batch-conditional law: near the target the best lr goes with N^{-a:+.2f} D^{q:+.2f} B^{p:+.2f} (parameters, "
+        f"tokens, batch); {batch}"
+    )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
-from trainer.checkpoints.file import open_checkpoint, pack, unpack
 from trainer.errors import UserError
 from trainer.storage import Store
+
+if TYPE_CHECKING:  # torch takes 1.5 s to import, and whoever asks for --help needs none of it
+    from torch import Tensor
 
 FOLDER = "checkpoints"
 
@@ -40,6 +40,8 @@ class Saver:
         self._thread.start()
 
     def _write(self, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+        from trainer.checkpoints.file import pack
+
         try:
             self.store.write(name_of(step), pack(tensors, state))
             for old in self.store.names(FOLDER)[: -self.keep]:
@@ -68,6 +70,8 @@ class Saver:
 
     def open(self, name: str, check: bool = True) -> tuple[Mapping[str, Tensor], dict[str, Any]] | None:
         """(tensors, state); of a folder's file tensor by tensor, of an object store's at once. None: it is gone."""
+        from trainer.checkpoints.file import open_checkpoint, unpack
+
         if self.store.local is not None:
             path = self.store.local / name
             return open_checkpoint(path, check) if path.is_file() else None

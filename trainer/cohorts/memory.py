@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-
-import torch
+from typing import TYPE_CHECKING
 
 from trainer.architecture.counts import parameters
 from trainer.cohorts.packing import activation_bytes
@@ -12,6 +11,9 @@ from trainer.config import RunConfig
 from trainer.devices import free_memory, use_bf16
 from trainer.errors import UserError
 from trainer.passes import useful
+
+if TYPE_CHECKING:  # torch takes 1.5 s to import, and whoever asks for --help needs none of it
+    import torch
 
 STATE_BYTES = 16  # a parameter: fp32 weight, gradient, and AdamW's two moments
 SPARE = 0.9  # of what is free: fragmentation, workspaces, the chunk of logits

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import torch
+from typing import TYPE_CHECKING
 
 from trainer.architecture.counts import banded, parameters
-from trainer.architecture.loss import CHUNK_BYTES
-from trainer.cohorts.fused import pass_sequences
-from trainer.cohorts.population import not_carried
 from trainer.config import ModelConfig, RunConfig
 from trainer.devices import free_memory, use_bf16
+
+if TYPE_CHECKING:  # torch takes 1.5 s to import, and whoever asks for --help needs none of it
+    import torch
 
 MARGIN = 1.25
 """What the allocator wastes and the model below does not know of."""
@@ -41,6 +41,9 @@ def activation_bytes(model: ModelConfig, bf16: bool) -> int:
 
 def cohort_bytes(run: RunConfig, members: int, device: torch.device, fused: bool) -> int:
     """Peak memory of a cohort. In turn, only one member's activations exist at a time."""
+    from trainer.architecture.loss import CHUNK_BYTES
+    from trainer.cohorts.fused import pass_sequences
+
     sequences = pass_sequences(run, members if fused else 1, device)
     tokens = (members if fused else 1) * sequences * run.model.context
     activations = tokens * activation_bytes(run.model, use_bf16(run, device))
@@ -50,6 +53,8 @@ def cohort_bytes(run: RunConfig, members: int, device: torch.device, fused: bool
 
 def pack_size(run: RunConfig, device: torch.device, *, fused: bool | None = None, limit: int = 256) -> int:
     """The most members of `run`'s shape, at most `limit`, that fit into what memory is free; at least one."""
+    from trainer.cohorts.population import not_carried
+
     fused = device.type == "cuda" and not not_carried(run) if fused is None else fused
     free, size = free_memory(device), limit
     while size > 1 and cohort_bytes(run, size, device, fused) > free:

@@ -10,36 +10,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from trainer.architecture.counts import flops_per_token
 from trainer.architecture.model import Transformer
 from trainer.config import RunConfig
 from trainer.data import Prepared
 from trainer.data.tokenizer import load_tokenizer
 from trainer.devices import pick_device, use_bf16
 from trainer.errors import UserError
-from trainer.evals import EVALUATORS, evaluate, locate
+from trainer.evals.evaluators import EVALUATORS, evaluate, locate
 from trainer.evals.likelihood import Scorer, cut
+from trainer.evals.score import LIMIT, Reading
 
-LIMIT = 200
-"""Items of each task, where nobody says how many: a trial's score is a look, not a result."""
 SAMPLE = 8
 """Items of each task by which its time is measured."""
-LEADING = ("acc_norm", "acc", "perplexity", "loss")
-"""Which score of a task stands for it in a table: the first that it has."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What scoring a model takes."""
-
-    tokens: int
-    """That it reads, once or (masked) again and again."""
-    share: float
-    """Of them, whose features go through the output head."""
-
-    def flops(self, run: RunConfig) -> float:
-        """Forward only."""
-        return flops_per_token(run.model, self.share) / 3 * self.tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,14 +77,6 @@ class Suite:
         began = time.perf_counter()
         some.scores(model, run)
         return (time.perf_counter() - began) * tokens / max(1, some.reading(run).tokens)
-
-
-def leading(scores: Mapping[str, float]) -> dict[str, float]:
-    """One score a task, by TASK."""
-    found = dict[str, float]()
-    for task in dict.fromkeys(name.partition("/")[0] for name in scores):
-        found |= next(({task: scores[f"{task}/{name}"]} for name in LEADING if f"{task}/{name}" in scores), {})
-    return found
 
 
 class _Shape:

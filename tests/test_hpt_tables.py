@@ -1,0 +1,85 @@
+"""What is printed fits 80 columns, with every number whole, in plain words."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console, RenderableType
+from rich.table import Table
+
+from hpt.console.screen import answer_panel, plan_table
+from hpt.console.tables import Fitting
+from hpt.cost import CostConfig, elsewhere, forecast_table, forecasts
+from hpt.ls import main as ls
+from hpt.reports.gather import gather
+from search.budget import Budget, CostModel
+from search.execution.store import SearchDir
+from search.records import History
+from search.strategies import STRATEGIES
+
+SEARCH = Path(__file__).parents[1] / "notebooks" / "data" / "search" / "by-size"
+FOUND = gather(SEARCH)
+
+
+def told(what: RenderableType, width: int = 80) -> str:
+    console = Console(width=width, file=io.StringIO(), highlight=False)
+    console.print(what)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in text and max(map(len, text.splitlines())) <= width
+    return text
+
+
+@pytest.mark.parametrize("width", [60, 80, 110])
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_plan_fits(name: str, width: int) -> None:
+    cost = CostModel(usd_per_hour=2.0, flops_per_second=1e10)
+    problem = replace(FOUND.history.problem, budget=Budget(flops=4e14), cost=cost, proxies=None)
+    stages = STRATEGIES[name]().plan(History(problem=problem))
+    text = told(plan_table(stages, 2, True, 20.0), width)
+    for stage in stages:
+        assert f"{stage.cost.usd:.2f}" in text and f" {stage.trials} " in text
+    assert "time, 2 at once" in text and "slot" not in text
+
+
+@pytest.mark.parametrize("name", ["transfer", "hyperband"])
+def test_an_answer_is_told_in_plain_words(name: str) -> None:
+    answer = STRATEGIES[name]().recommend(FOUND.history)
+    text = told(answer_panel(answer, [("files", "a/" * 60), ("review", "sqlite:///" + "x" * 150)]))
+    assert re.sub(r"[\s│]", "", text).count("x" * 150) == 1  # folded, not cut
+    assert not any(word in text for word in ("slot time", "carried over by", "curvature-limited", "noise-limited"))
+    assert answer.lr and "how much loss you probably give up" in text and "how it is found" in text
+
+
+@pytest.mark.parametrize("make", [
+    lambda console: console.print(Fitting(forecast_table(forecasts(SearchDir(SEARCH))))),
+    lambda console: elsewhere(CostConfig(targets=("gpt2-124m", "llama-7b"), device="h100"), "h100", console),
+])  # fmt: skip
+def test_costs_fit(make: Callable[[Console], object]) -> None:
+    console = Console(width=80, file=io.StringIO(), highlight=False)
+    make(console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "…" not in text and max(map(len, text.splitlines())) <= 80 and len(text.splitlines()) < 12
+
+
+def test_columns_are_left_out_in_order_and_empty_ones_always() -> None:
+    table = Table("name", "a", "b", "empty", "")
+    table.add_row("first thing", "1234567890", "2345678901", "", "a note of several words")
+    table.columns[3].header = ""
+    assert {"1234567890", "2345678901"} <= set(told(Fitting(table, ("b", "a"))).split())
+    narrow = told(Fitting(table, ("b", "a")), 56)
+    assert "1234567890" in narrow and "2345678901" not in narrow
+    last = told(Fitting(table, ("b", "a")), 28)
+    assert "1234567890" not in last and "first" in last and "note" in last
+    assert len(told(Fitting(Table("x")), 80).splitlines()) >= 1  # nothing to show is no error
+
+
+def test_ls_leaves_out_what_nobody_has(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(SEARCH.parent)
+    ls(["."])
+    text = capsys.readouterr().out
+    assert "cost" in text and "90 %" in text and "loss" not in text.splitlines()[0]
