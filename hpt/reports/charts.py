@@ -161,8 +161,8 @@ def _curve(chart: Chart, trial: Trial, colour: int) -> None:
     chart.dots([(at, low)], colour, [f"lowest of {label}: {low:.4f}"], r=5.5)
 
 
-def final_run(result: dict) -> list[Chart]:
-    """Loss, lr, gradient norm and zero-shot scores of a final run against tokens."""
+def final_run(result: dict, predicted: float | None = None) -> list[Chart]:
+    """Loss (and what was predicted for its end), lr, gradient norm, zero-shot scores of a final run against tokens."""
     out, loss = [], Chart("training tokens", "loss (nats a token)", x_log=False)
     train, val = result.get("train_curve", []), result.get("curve", [])
     loss.line(train, 0, "training", thin=True)
@@ -170,6 +170,9 @@ def final_run(result: dict) -> list[Chart]:
     if val:
         at, low = min(val, key=lambda p: p[1])
         loss.dots([(at, low)], 1, [f"lowest: {low:.4f}"], r=6)
+        if predicted is not None:
+            end = max(t for t, _ in val)
+            loss.dots([(end, predicted)], "accent", [f"predicted: {predicted:.4f}"], "predicted", r=5, hollow=True)
     late = [v for _, v in train[len(train) // 20 :]] + [v for _, v in val]
     if late:
         loss.y_range = (min(late) - 0.1, max(late) + 0.1)
