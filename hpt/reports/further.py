@@ -94,7 +94,7 @@ def _grid(lrs: list[float]) -> Iterator[str]:
     low, high = lrs[0], lrs[-1] if len(lrs) > 1 else lrs[0] * 1.01
     low, high = float(f"{low:.3g}"), float(f"{high:.4g}")
     ratio = (high / low) ** (1 / (len(lrs) - 1)) if len(lrs) > 1 else 2.0
-    yield f"--lr-range {low:g} {high:g} --grid.ratio {math.floor(ratio * 1e6) / 1e6:g} --grid.seeds 1"
+    yield f"--lr-range {low:g} {high:g} --grid.ratio {math.floor(ratio * 1e3) / 1e3:g} --grid.seeds 1"
     yield f"--budget-runs {len(lrs) + 1}"
 
 
