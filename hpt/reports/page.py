@@ -44,7 +44,8 @@ figcaption{font-size:.86rem;color:var(--soft);margin-top:6px}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-size:.88rem;font-variant-numeric:tabular-nums;min-width:50%}
 th,td{padding:3px 10px;text-align:right;border-bottom:1px solid var(--rule);white-space:nowrap}
 th:first-child,td:first-child,.facts td{text-align:left}
-.facts thead{display:none}.sortable th{cursor:pointer}.sortable th:hover{color:var(--accent)}
+.facts td,.words td{white-space:normal}.words td,.words th{text-align:left}.facts thead{display:none}
+.sortable th{cursor:pointer}.sortable th:hover{color:var(--accent)}
 th[aria-sort=ascending]::after{content:" \\2191"}th[aria-sort=descending]::after{content:" \\2193"}
 code,pre{font:13px/1.5 ui-monospace,monospace;background:var(--panel);border-radius:5px}code{padding:1px 4px}
 pre{padding:10px 12px;overflow-x:auto;border:1px solid var(--rule);white-space:pre-wrap;overflow-wrap:anywhere}
@@ -136,7 +137,8 @@ def _law(found: Found) -> str:
     used = f"<p>{escape(answer['law'])}</p>" if answer.get("law") else ""
     rejected = answer.get("rejected") or []
     rows = [(law, reason) for law, reason in rejected]
-    return used + (_table(("fitted and not used", "because"), rows) if rows else "")
+    refused = _table(("fitted and not used", "because"), rows).replace("<table>", '<table class="words">')
+    return used + (refused if rows else "")
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

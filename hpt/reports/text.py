@@ -46,10 +46,11 @@ def headline(found: Found) -> tuple[str, list[str]]:
     if answer.get("settings"):
         notes.insert(0, "with " + ", ".join(f"{k}={v}" for k, v in answer["settings"].items()))
     if answer.get("expected_regret") is not None:
-        loss = f"{answer['expected_regret']:.3g} nats expected"
         worst = answer.get("worst_regret")
         notes.append(
-            f"given up at the target: {loss}" + (f", {worst:.3g} at the worse end" if worst is not None else "")
+            f"expected regret, how much loss you probably give up by not knowing the best one exactly: "
+            f"{answer['expected_regret']:.3g} nats"
+            + (f"; {worst:.3g} if it lies at the worse end of the interval" if worst is not None else "")
         )
     if answer.get("max_stable_lr") is not None:
         notes.append(f"largest learning rate that did not diverge: {answer['max_stable_lr']:.3g}; a larger one did")
