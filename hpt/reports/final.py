@@ -98,4 +98,4 @@ def final_commands(found: FinalFound) -> list[str]:
     lines = [f"python -m hpt.evaluate {path}   # zero-shot tasks and held-out text"]
     if found.run.model.causal:
         lines.insert(0, f"python -m hpt.generate {path} --prompt 'Once'")
-    return [*lines, "python -m hpt.ui   # its curves in MLflow"]
+    return [*lines, f"python -m hpt.ui {path}         # its curves in MLflow"]
