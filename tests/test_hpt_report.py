@@ -5,6 +5,7 @@ from __future__ import annotations
 import html.parser
 import json
 import math
+import shlex
 import shutil
 import subprocess
 import time
@@ -14,14 +15,20 @@ from xml.etree import ElementTree
 
 import pytest
 
-from hpt import report
+from hpt import advise, report
+from hpt.console import cli
+from hpt.console.settings import SearchConfig
 from hpt.reports.chart import Chart
-from hpt.reports.gather import gather
+from hpt.reports.final import final_headline, predicted_loss
+from hpt.reports.further import further_commands, outlook_lines
+from hpt.reports.gather import FinalFound, gather, gather_final
 from hpt.reports.laws import laws
-from hpt.reports.text import bill_rows, outlook_lines
-from search.budget import Timing, shape_key
+from hpt.reports.page import final_page
+from hpt.reports.text import bill_rows
+from search.budget import Budget, CostModel, Timing, shape_key
 from search.execution.store import SearchDir
-from search.records import Recommendation, Trial
+from search.records import History, Problem, Recommendation, Trial
+from search.strategy import Done
 from search.transfer.outlook import outlook
 from trainer.architecture.counts import parameters, run_flops
 from trainer.config import override, to_dict
@@ -263,3 +270,83 @@ def test_final_runs_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ]:
         with pytest.raises(UserError, match=match):
             report.main(flags)
+
+
+def ended(folder: Path, name: str, source: Path, lr: float, **result: object) -> FinalFound:
+    """A final run at the search's target."""
+    path = finished(folder / name, **result)
+    (path / "run.json").write_text(json.dumps(to_dict(replace(TARGET, lr=lr))))
+    (path / "origin.json").write_text(json.dumps({"id": "i", "search": str(source)}))
+    (path / "samples.txt").write_text("Once upon a time")
+    return gather_final(path)
+
+
+def test_a_final_runs_page_says_in_a_sentence_how_it_ended(tmp_path: Path) -> None:
+    """Against what runs of the same size, tokens and batch let one expect; where there are none, against nothing."""
+    lrs = [1e-3 * 2**k for k in range(5)]
+    whole = [
+        Trial(id=f"w{k}", run=replace(TARGET, lr=lr), horizon=TARGET.tokens, status="finished", seconds=4.0,
+              loss=4 + 0.05 * math.log(lr / 4e-3) ** 2, flops=1e10)
+        for k, lr in enumerate(lrs)
+    ]  # fmt: skip
+    source = search(tmp_path / "s", whole, ANSWER)
+    found = ended(tmp_path, "good", source, 4e-3, loss=3.9, usd=0.4, seconds=101.0)
+    expected = predicted_loss(found)
+    assert expected == pytest.approx(4.0, abs=0.02)
+    assert (
+        final_headline(found) == f"3.9000 nats a token, {expected - 3.9:.3f} better than predicted; $0.40; 1 min 41 s."
+    )
+    off = predicted_loss(ended(tmp_path, "off", source, 1.6e-2, loss=4.5))
+    assert off is not None and off > expected + 0.05  # at its own lr
+    assert "worse than predicted" in final_headline(ended(tmp_path, "worse", source, 4e-3, loss=4.5))
+    page = final_page(found)
+    assert "better than predicted" in page and "<details><summary>" in page and "<td>0.40</td>" in page
+    assert "hpt.generate" in page and "hpt.ui" in page and ">predicted</span>" in page
+    parser = Balanced()
+    parser.feed(page)
+    assert not parser.open
+    short_ones = [replace(t, horizon=TARGET.tokens // 10) for t in whole]
+    other = ended(tmp_path, "unknown", search(tmp_path / "t", short_ones, ANSWER), 4e-3, loss=3.9)
+    assert predicted_loss(other) is None and final_headline(other) == "3.9000 nats a token; 1 min 0 s."
+    lost = ended(tmp_path, "lost", source, 4e-3, loss=None, status="diverged", reason="loss is nan", usd=0.1)
+    assert final_headline(lost) == "Diverged at step 300 of 600: loss is nan. $0.10; 1 min 0 s."
+
+
+def test_suggested_trials_can_be_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each command's search has just the runs that were suggested, and hpt.advise reads what they leave."""
+    source = planted(tmp_path / "s", "none")
+    found = gather(source)
+    more = outlook(found.history)
+    assert more is not None
+    smallest = min(parameters(run.model).non_embedding for run, _ in more.runs)
+    assert smallest > parameters(TARGET.model).non_embedding / 32
+    *grids, joined, advised = further_commands(found, more)
+    assert len(grids) == len(more.runs)
+    for line, (run, lrs) in zip(grids, more.runs, strict=True):
+        config = cli.parse(SearchConfig, shlex.split(line)[3:], "hpt.search")
+        target = config.build_target()
+        assert target == replace(run, lr=None, seed=0, micro_batch=target.micro_batch)
+        budget = Budget(flops=(config.budget_runs or 0) * run_flops(target))
+        problem = Problem(target=target, budget=budget, cost=CostModel(), lr_range=config.lr_range)
+        proposals = config.build_strategy().ask(History(problem=problem), 99)
+        assert not isinstance(proposals, Done)
+        got = [p.lr for p in proposals]
+        assert len(got) == len(lrs) and got[0] == pytest.approx(min(lrs), rel=0.01)
+        assert got[-1] == pytest.approx(max(lrs), rel=0.01)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "searches" / "s-more-1").mkdir(parents=True)
+    shutil.copy(source / "trials.jsonl", tmp_path / "searches" / "s-more-1" / "trials.jsonl")
+    assert subprocess.run(joined, shell=True, check=False).returncode == 0
+    assert advise.main(shlex.split(advised)[3:]) == 0
+
+
+def test_transfer_is_given_more_budget_and_somebody_elses_trainer_no_commands(tmp_path: Path) -> None:
+    found = gather(planted(tmp_path / "s", "none"))
+    more = outlook(found.history)
+    own = replace(found, search={**found.search, "strategy": "transfer", "budget_usd": 8.0})
+    (line,) = further_commands(own, more)
+    config = cli.parse(SearchConfig, [*shlex.split(line)[5:], "--usd-per-hour", "1"], "hpt.search")
+    assert line.startswith("python -m hpt.search --resume") and 8.0 < (config.budget_usd or 0) <= 16.0
+    assert not further_commands(replace(found, search={**found.search, "trainer": "nanogpt"}), more)
+    assert not further_commands(found, None)
+    assert not further_commands(replace(found, search={**found.search, "target": "gone.toml"}), more)

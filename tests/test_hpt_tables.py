@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console, RenderableType
 from rich.table import Table
 
+from hpt.console import cli
 from hpt.console.screen import answer_panel, plan_table
 from hpt.console.tables import Fitting
 from hpt.cost import CostConfig, elsewhere, forecast_table, forecasts
@@ -83,3 +84,13 @@ def test_ls_leaves_out_what_nobody_has(monkeypatch: pytest.MonkeyPatch, capsys: 
     ls(["."])
     text = capsys.readouterr().out
     assert "cost" in text and "90 %" in text and "loss" not in text.splitlines()[0]
+
+
+def test_the_table_of_the_docs_is_what_80_columns_show() -> None:
+    text = (SEARCH.parents[3] / "docs" / "terminal.md").read_text()
+    command, shown = (block.strip() for block in re.findall(r"```(?:bash)?\n(.*?)```", text, re.DOTALL))
+    config = cli.parse(CostConfig, command.split()[3:], "hpt.cost")
+    console = Console(width=80, file=io.StringIO(), highlight=False)
+    elsewhere(config, config.device or "", console)
+    lines = [line.rstrip() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    assert [line for line in lines[:6] if line and "──" not in line] == shown.splitlines()

@@ -44,7 +44,9 @@ def test_trains_what_the_search_recommends(searched: Path, capsys: pytest.Captur
     assert (run["lr"], run["weight_decay"], run["parametrisation"]) == (4e-3, 0.05, "mup")
     result = json.loads(Path("runs/mine/result.json").read_text())
     assert result["status"] == "finished" and len(result["curve"]) == 20
-    assert f"validation loss {result['loss']:.4f}" in capsys.readouterr().out
+    told, page = capsys.readouterr().out, Path("runs/mine/report.html").read_text()
+    assert f"validation loss {result['loss']:.4f}" in told and "runs/mine/report.html" in told
+    assert f"{result['loss']:.4f} nats a token" in page and result["usd"] is None
     import mlflow
 
     found = mlflow.MlflowClient(os.environ["MLFLOW_TRACKING_URI"]).search_experiments(filter_string="name = 'mine'")

@@ -57,10 +57,10 @@ def make_bill(setup: Setup, history: History) -> dict[str, Any]:
     statuses = [t.status for t in history if not t.aside]
     counts = ", ".join(f"{n} {s}" for s in dict.fromkeys(statuses) if (n := statuses.count(s)))
     share = spent.flops / run_flops(setup.target)
-    added = ", trials side by side added up" if setup.slots.count > 1 else ""
-    cost = f"{duration(spent.seconds)} of training{added}; {spent.flops:.3g} FLOPs, {share:.0%} of the target run"
+    added = " (trials side by side added up)" if setup.slots.count > 1 else ""
+    cost = f"{share:.0%} of the target run: {spent.flops:.3g} FLOPs, {duration(spent.seconds)} of training{added}"
     if setup.config.usd_per_hour:
-        cost += f"; {of_given(spent.usd, setup.cap.usd)}"
+        cost += f", {of_given(spent.usd, setup.cap.usd)}"
     return {
         "trials": f"{len(statuses)} ({counts})",
         "cost": cost,

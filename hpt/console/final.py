@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from hpt.console.progress import doing
+from hpt.reports.files import write_final_report
 from hpt.reports.numbers import duration, short
 from hpt.tracking.mirror import FinalMirror, FinalRun, ui_command
 from trainer.architecture.counts import flops_per_token, parameters, run_flops
@@ -99,8 +100,8 @@ class Follower:
         line = f"step {row['step']:,}/{run.steps:,}: loss {row['train_loss']:.4f}{shown}, {short(speed)} tokens/s"
         return f"{line}, {duration(left)} left"
 
-    def close(self) -> dict[str, Any]:
-        """Write result.json and end the run in MLflow."""
+    def close(self, usd_per_hour: float = 0.0) -> dict[str, Any]:
+        """Write result.json and end the run in MLflow. usd_per_hour: of all devices together; 0: not known."""
         last, run = self.last, self.plan.run
         log = last.get("log") or self.rows
         result = {
@@ -111,6 +112,7 @@ class Follower:
             "step": last["step"],
             "tokens": last["tokens"],
             "seconds": last["seconds"],
+            "usd": last["seconds"] / 3600 * usd_per_hour if usd_per_hour else None,
             "saving_seconds": last["saving_seconds"],
             "curve": [(r["tokens"], r["val_loss"]) for r in log if r["val_loss"] is not None],
             "train_curve": [(r["tokens"], r["train_loss"]) for r in log if r["train_loss"] is not None],
@@ -184,7 +186,10 @@ def train_on_ray(plan: Plan, follower: Follower, workers: int, most: int | None)
 def show_result(follower: Follower, answer: dict[str, Any], usd_per_hour: float) -> tuple[int, dict[str, Any]]:
     """Write and print how it ended: (exit code, result without its log)."""
     console, run = follower.console, follower.plan.run
-    result = follower.close()
+    result = follower.close(usd_per_hour)
+    if follower.store.local is not None:
+        told = write_final_report(follower.store.local) or f"report             {follower.place}/report.html"
+        console.print(told, soft_wrap=True)
     short_result = {key: value for key, value in result.items() if key != "log"}
     if result["status"] == "diverged":
         lr = lower_lr(run, answer)
@@ -192,7 +197,7 @@ def show_result(follower: Follower, answer: dict[str, Any], usd_per_hour: float)
         console.print(f"diverged at step {result['step']:,}: {result['reason']}; last checkpoint: {kept}", style="red")
         console.print(f"try: python -m hpt.train ... --lr {lr:.2g} --out {follower.place}-2", style="red")
         return 1, short_result
-    bill = f", ${result['seconds'] / 3600 * usd_per_hour:.2f}" if usd_per_hour else ""
+    bill = f", ${result['usd']:.2f}" if result["usd"] is not None else ""
     spent = f"{duration(result['seconds'])}{bill}"
     if result["status"] == "stopped":
         console.print(f"stopped at step {result['step']:,}: {result['reason']} ({spent})")

@@ -60,7 +60,11 @@ def _every(seconds: float, say: Callable[[], None]) -> Iterator[None]:
 
 
 class Screen:
-    """Progress of a search by stage, with the time left and the money spent."""
+    """Progress of a search by stage, with the time left and the money spent.
+
+    It is drawn from threads of its own: from copies of the session's lists, never by its history (whose cache is the
+    strategy's) nor under its lock (a print under it would wait for the drawing).
+    """
 
     def __init__(self, console: Console, session: Session, stages: Sequence[Stage], slots: int) -> None:
         self.console, self.session, self.slots = console, session, slots
@@ -107,15 +111,17 @@ class Screen:
 
     def line(self) -> str:
         """All in one line."""
-        with self.session.lock:
-            ended, running = self.session.history, list(self.session.running.values())
-        best = min(ended.finished, key=lambda t: (-t.horizon, t.loss), default=None)
-        found = f", best at the longest horizon so far: lr {best.lr:.2e}, loss {best.loss:.4f}" if best else ""
-        newest = running[0].tags if running else ended.trials[-1].tags if ended.trials else {}
+        ended, running = self.mine(), list(self.session.running.values())
+        finished = [(-t.horizon, t.loss, t.lr) for t in ended if t.loss is not None]
+        found = ""
+        if finished:
+            _, loss, lr = min(finished)
+            found = f", best at the longest horizon so far: lr {lr:.2e}, loss {loss:.4f}"
+        newest = running[0].tags if running else ended[-1].tags if ended else {}
         return f"{newest.get('stage', '')}: {len(self.mine())} of {self.planned} trials, {self.rest()}{found}"
 
     def mine(self) -> list[Trial]:
-        return [t for t in self.session.trials if not t.aside]
+        return [t for t in list(self.session.trials) if not t.aside]
 
     @property
     def planned(self) -> int:
@@ -129,7 +135,8 @@ class Screen:
         if any(not stage.trials for stage in self.stages.values()):  # nobody knows how many it will be
             time_left += " of what is planned by now"
         price, cap = self.session.problem.cost.usd_per_hour, self.session.cap or self.session.problem.budget
-        return time_left + (f", {of_given(self.session.history.spent.usd, cap.usd)} spent" if price else "")
+        spent = sum(t.usd for t in list(self.session.trials))
+        return time_left + (f", {of_given(spent, cap.usd)} spent" if price else "")
 
     def left(self) -> tuple[float, float]:
         """Seconds of wall time, from and to: what the plan forecasts for trials that have not ended, corrected by those
@@ -156,8 +163,7 @@ class Screen:
         table = Table(box=None, padding=(0, 2, 0, 0))
         for header in ("stage", "trials", "tokens each", "best lr", "loss"):
             table.add_column(header, justify="left" if header == "stage" else "right")
-        with self.session.lock:
-            trials, running = list(self.session.trials), list(self.session.running.values())
+        trials, running = list(self.session.trials), list(self.session.running.values())
         for name, stage in self.stages.items():
             ended = [t for t in trials if t.tags.get("stage") == name]
             here = sum(p.tags.get("stage") == name for p in running)

@@ -13,6 +13,7 @@ from hpt.reports.laws import Axis, Law, laws
 from hpt.reports.numbers import short, written
 from search.evidence.cells import Cell
 from search.records import Trial
+from trainer.architecture.counts import parameters
 
 CURVES = 7  # cells and trials drawn in colours of their own
 INTERVAL = 1.645
@@ -153,7 +154,7 @@ def learning_curves(found: Found) -> Chart | None:
 
 
 def _curve(chart: Chart, trial: Trial, colour: int) -> None:
-    label = f"lr {trial.lr:.3g}, {short(trial.horizon)} tokens"
+    label = f"{short(parameters(trial.run.model).total)}, lr {trial.lr:.3g}, {short(trial.horizon)} tokens"
     chart.line(trial.train_curve, colour, label, thin=True)
     points = list(trial.curve) or [(trial.horizon, trial.loss or math.nan)]
     chart.dots(points, colour, [f"{label}: {v:.4f} at {short(at)} tokens" for at, v in points], r=3)
@@ -161,8 +162,8 @@ def _curve(chart: Chart, trial: Trial, colour: int) -> None:
     chart.dots([(at, low)], colour, [f"lowest of {label}: {low:.4f}"], r=5.5)
 
 
-def final_run(result: dict) -> list[Chart]:
-    """Loss, lr, gradient norm and zero-shot scores of a final run against tokens."""
+def final_run(result: dict, predicted: float | None = None) -> list[Chart]:
+    """Loss (and what was predicted for its end), lr, gradient norm, zero-shot scores of a final run against tokens."""
     out, loss = [], Chart("training tokens", "loss (nats a token)", x_log=False)
     train, val = result.get("train_curve", []), result.get("curve", [])
     loss.line(train, 0, "training", thin=True)
@@ -170,16 +171,20 @@ def final_run(result: dict) -> list[Chart]:
     if val:
         at, low = min(val, key=lambda p: p[1])
         loss.dots([(at, low)], 1, [f"lowest: {low:.4f}"], r=6)
+        if predicted is not None:
+            end = max(t for t, _ in [*train, *val])
+            loss.dots([(end, predicted)], "accent", [f"predicted: {predicted:.4f}"], "predicted", r=5, hollow=True)
     late = [v for _, v in train[len(train) // 20 :]] + [v for _, v in val]
+    late += [predicted] if val and predicted is not None else []
     if late:
         loss.y_range = (min(late) - 0.1, max(late) + 0.1)
         loss.title = "Loss of the final run; the large dot is the lowest validation loss"
         out.append(loss)
-    for key, label in (("lr_curve", "learning rate"), ("grad_norm_curve", "gradient norm before clipping")):
+    for key, label in (("lr_curve", "learning rate"), ("grad_norm_curve", "gradient norm")):
         if points := result.get(key):
             chart = Chart("training tokens", label, x_log=False, height=220)
             chart.line(points, 2)
-            chart.title = label[0].upper() + label[1:]
+            chart.title = "Gradient norm before clipping" if key == "grad_norm_curve" else "Learning rate"
             out.append(chart)
     names = list(dict.fromkeys(name for _, scores in result.get("scores", []) for name in scores))
     if names:

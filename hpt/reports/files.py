@@ -6,8 +6,8 @@ from pathlib import Path
 
 from hpt.reports.chart import picture
 from hpt.reports.charts import search_charts
-from hpt.reports.gather import gather
-from hpt.reports.page import search_page
+from hpt.reports.gather import gather, gather_final
+from hpt.reports.page import final_page, search_page
 from hpt.reports.text import latex, markdown
 from trainer.files import write_atomic
 
@@ -35,4 +35,14 @@ def write_report(path: Path) -> str:
             write_atomic(path / "u_curves.svg", picture([chart]))
         return ""
     except Exception as error:  # the answer is more than its picture
+        return f"the report could not be written ({type(error).__name__}: {error})"
+
+
+def write_final_report(path: Path) -> str:
+    """At the end of a final run: report.html in its directory. Returns why it could not be written: a run is not lost
+    for that."""
+    try:
+        write_atomic(path / "report.html", final_page(gather_final(path)).encode())
+        return ""
+    except Exception as error:  # the model is more than its page
         return f"the report could not be written ({type(error).__name__}: {error})"

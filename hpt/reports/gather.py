@@ -149,6 +149,7 @@ class _Result:
     bits_per_byte: float | None = None
     seconds: float = 0.0
     saving_seconds: float = 0.0
+    usd: float | None = None
     curve: Curve = ()
     train_curve: Curve = ()
     lr_curve: Curve = ()

@@ -12,9 +12,10 @@ import numpy as np
 
 from hpt.reports.chart import picture
 from hpt.reports.charts import final_run
+from hpt.reports.final import final_rows, score_rows
 from hpt.reports.gather import FinalFound, gather_final
 from hpt.reports.numbers import duration
-from hpt.reports.text import Rows, final_rows, plain_markdown, score_rows, table_markdown, tables_latex, verbatim_latex
+from hpt.reports.text import Rows, plain_markdown, table_markdown, tables_latex, verbatim_latex
 from trainer.architecture.counts import run_flops
 from trainer.checkpoints.trained import open_trained
 from trainer.data import prepare

@@ -10,18 +10,18 @@ from hpt.reports.chart import DARK, LIGHT, Chart
 from hpt.reports.chart import STYLE as DRAWN
 from hpt.reports.charts import best_lr, final_run, learning_curves, rungs, u_curves
 from hpt.reports.comparison import comparison, doubts
+from hpt.reports.final import final_commands, final_headline, final_rows, predicted_loss, score_rows
+from hpt.reports.further import further_commands, outlook_lines
 from hpt.reports.gather import FinalFound, Found
 from hpt.reports.text import (
     bill_rows,
     commands,
-    final_rows,
     headline,
-    outlook_lines,
     run_sentence,
-    score_rows,
     trial_headers,
     trial_rows,
 )
+from search.transfer.outlook import Outlook, outlook
 
 
 def _root(colours: dict[str, str]) -> str:
@@ -44,10 +44,12 @@ figcaption{font-size:.86rem;color:var(--soft);margin-top:6px}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-size:.88rem;font-variant-numeric:tabular-nums;min-width:50%}
 th,td{padding:3px 10px;text-align:right;border-bottom:1px solid var(--rule);white-space:nowrap}
 th:first-child,td:first-child,.facts td{text-align:left}
-.facts thead{display:none}.sortable th{cursor:pointer}.sortable th:hover{color:var(--accent)}
+.facts td,.words td{white-space:normal}.words td,.words th{text-align:left}.facts thead{display:none}
+.sortable th{cursor:pointer}.sortable th:hover{color:var(--accent)}
 th[aria-sort=ascending]::after{content:" \\2191"}th[aria-sort=descending]::after{content:" \\2193"}
 code,pre{font:13px/1.5 ui-monospace,monospace;background:var(--panel);border-radius:5px}code{padding:1px 4px}
-pre{padding:10px 12px;overflow-x:auto;border:1px solid var(--rule);white-space:pre-wrap}ul{padding-left:1.2em}
+pre{padding:10px 12px;overflow-x:auto;border:1px solid var(--rule);white-space:pre-wrap;overflow-wrap:anywhere}
+summary{cursor:pointer}ul{padding-left:1.2em}
 """
 )
 SCRIPT = """
@@ -61,6 +63,7 @@ return (isNaN(n)?x.localeCompare(y):n)*(up?1:-1)}).forEach(r=>b.append(r))})));
 
 def search_page(found: Found) -> str:
     sentence, notes = headline(found)
+    more = outlook(found.history)
     parts = [
         f'<p class="soft">{escape(run_sentence(found))}</p>',
         f'<p class="answer">{sentence}</p>',
@@ -69,7 +72,7 @@ def search_page(found: Found) -> str:
         _charts("How the best learning rate moves", [*best_lr(found).values(), rungs(found)]),
         _section("The law", _law(found)),
         _section("The bill", _table(*bill_rows(found))),
-        _section("What was not tried", _list(map(escape, outlook_lines(found)))),
+        _section("What was not tried", _list(map(escape, outlook_lines(found, more))) + _pasted(found, more)),
         _section("Going on", f"<pre>{escape(chr(10).join(commands(found)))}</pre>"),
         _section("Trials", '<p class="soft">A click on a heading sorts.</p>' + _trials(found)),
     ]
@@ -77,12 +80,14 @@ def search_page(found: Found) -> str:
 
 
 def final_page(found: FinalFound) -> str:
-    result = found.result
+    samples = f"<details><summary>Texts on the way</summary><pre>{escape(found.samples)}</pre></details>"
     parts = [
+        f'<p class="answer">{escape(final_headline(found))}</p>',
         _table(("", ""), final_rows(found)).replace("<table>", '<table class="facts">'),
-        _charts("On the way", final_run(result)),
+        _charts("On the way", final_run(found.result, predicted_loss(found))),
         _section("Scores", _table(*score_rows(found)) if found.evaluations else ""),
-        _section("Samples", f"<pre>{escape(found.samples)}</pre>" if found.samples else ""),
+        _section("Samples", samples if found.samples else ""),
+        _section("Going on", f"<pre>{escape(chr(10).join(final_commands(found)))}</pre>"),
     ]
     return _page(f"{found.path.name}: final run", "".join(parts))
 
@@ -106,6 +111,11 @@ def _page(title: str, body: str) -> str:
     )
 
 
+def _pasted(found: Found, more: Outlook | None) -> str:
+    lines = further_commands(found, more)
+    return f"<p>To run them:</p><pre>{escape(chr(10).join(lines))}</pre>" if lines else ""
+
+
 def _section(title: str, body: str) -> str:
     return f"<h2>{escape(title)}</h2>{body}" if body else ""
 
@@ -127,7 +137,8 @@ def _law(found: Found) -> str:
     used = f"<p>{escape(answer['law'])}</p>" if answer.get("law") else ""
     rejected = answer.get("rejected") or []
     rows = [(law, reason) for law, reason in rejected]
-    return used + (_table(("fitted and not used", "because"), rows) if rows else "")
+    refused = _table(("fitted and not used", "because"), rows).replace("<table>", '<table class="words">')
+    return used + (refused if rows else "")
 
 
 def _table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

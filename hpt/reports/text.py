@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import re
 import shlex
 from collections.abc import Sequence
 from html import escape
 
-from hpt.reports.gather import FinalFound, Found
+from hpt.reports.further import outlook_lines
+from hpt.reports.gather import Found
 from hpt.reports.numbers import duration, short, written
-from search.transfer.outlook import outlook, untried
 from trainer.architecture.counts import parameters, run_flops
 from trainer.evals.score import leading
 
@@ -47,10 +46,11 @@ def headline(found: Found) -> tuple[str, list[str]]:
     if answer.get("settings"):
         notes.insert(0, "with " + ", ".join(f"{k}={v}" for k, v in answer["settings"].items()))
     if answer.get("expected_regret") is not None:
-        loss = f"{answer['expected_regret']:.3g} nats expected"
         worst = answer.get("worst_regret")
         notes.append(
-            f"given up at the target: {loss}" + (f", {worst:.3g} at the worse end" if worst is not None else "")
+            f"expected regret, how much loss you probably give up by not knowing the best one exactly: "
+            f"{answer['expected_regret']:.3g} nats"
+            + (f"; {worst:.3g} if it lies at the worse end of the interval" if worst is not None else "")
         )
     if answer.get("max_stable_lr") is not None:
         notes.append(f"largest learning rate that did not diverge: {answer['max_stable_lr']:.3g}; a larger one did")
@@ -98,29 +98,6 @@ def bill_rows(found: Found) -> tuple[tuple[str, ...], Rows]:
     return (*headers, "dollars") if priced else headers, rows
 
 
-def outlook_lines(found: Found) -> list[str]:
-    """What a quarter of a target run more would buy, and what all trials had alike."""
-    lines, more = [], outlook(found.history)
-    if more is not None:
-        count = sum(len(lrs) for _, lrs in more.runs)
-        price = f", ${more.cost.usd:.2f}" if more.cost.usd else ""
-        time = f", {duration(more.cost.seconds)} of training" if more.cost.seconds else ""
-        share = 100 * more.cost.flops / run_flops(found.target)
-        lines.append(
-            f"{count} more trials ({share:.0f} % of a target run{time}{price}) would narrow the law's doubt about the "
-            f"best lr from a factor of {math.exp(more.now):.2f} to {math.exp(more.after):.2f} (one sd). They are: "
-            + "; ".join(
-                f"{run.model.depth}x{run.model.width} on {short(run.tokens)} tokens at lr "
-                + ", ".join(f"{lr:.2g}" for lr in sorted(lrs))
-                for run, lrs in more.runs
-            )
-            + "."
-        )
-    if held := untried(found.history):
-        lines.append(f"All trials had the same {', '.join(held)}: of others this search says nothing.")
-    return lines
-
-
 def commands(found: Found) -> list[str]:
     path = shlex.quote(str(found.path))
     lines = [f"python -m hpt.search --resume {path}   # go on, or fill in what is missing"]
@@ -129,6 +106,7 @@ def commands(found: Found) -> list[str]:
             f"python -m hpt.train --from {path} --dry-run   # what the final run takes",
             f"python -m hpt.train --from {path}             # make it",
         ]
+    lines.append(f"python -m hpt.ui {path}                       # its trials in MLflow")
     return [*lines, f"python -m hpt.regret --searches {path} --truth GRID/trials.jsonl   # was it right?"]
 
 
@@ -159,47 +137,6 @@ def trial_rows(found: Found) -> list[list[tuple[str, float | str]]]:
             *bill,
         ])  # fmt: skip
     return sorted(rows, key=lambda row: (row[6][1] == "", row[3][1] and -float(row[3][1]), row[6][1]))
-
-
-def final_rows(found: FinalFound) -> Rows:
-    result, run = found.result, found.run
-    rows = [
-        ("model", f"{short(parameters(run.model).total)} parameters, {run.steps:,} steps of {run.batch:,} tokens"),
-        ("learning rate", f"{run.lr:.3g}, {run.schedule}"),
-        ("status", result["status"] + (f": {result['reason']}" if result.get("reason") else "")),
-    ]
-    bits = result.get("bits_per_byte")
-    if result.get("loss") is not None:
-        more = "" if bits is None else f", {bits:.4f} bits a byte"
-        rows.append(("validation loss", f"{result['loss']:.4f} nats a token{more}"))
-    search = found.predicted
-    if search is not None and search.interval90:
-        low, high = search.interval90
-        rows.append(
-            ("foretold", f"best lr {search.lr:.3g}, between {low:.3g} and {high:.3g} (90 %), by {search.path.name}")
-        )
-    if (best := _best_proxy(found)) is not None and result.get("loss") is not None:
-        rows.append(("best proxy", f"{best:.4f} nats a token; this run {result['loss'] - best:+.4f}"))
-    if "seconds" in result:
-        rows.append(
-            ("time", f"{duration(result['seconds'])}, {result.get('saving_seconds', 0):.2f} s of it held by saving")
-        )
-    return [*rows, ("checkpoint", result.get("checkpoint", ""))]
-
-
-def _best_proxy(found: FinalFound) -> float | None:
-    losses = [t.loss for t in found.predicted.trials if t.loss is not None] if found.predicted else []
-    return min(losses, default=None)
-
-
-def score_rows(found: FinalFound) -> tuple[tuple[str, ...], Rows]:
-    rows: Rows = []
-    for task, entry in found.evaluations.items():
-        for score in entry["scores"][:12]:
-            error = score["standard_error"]
-            shown = "" if error is None or math.isnan(error) else f"{error:.4f}"
-            rows.append((task, score["name"], f"{score['value']:.4f}", shown, f"{score['count']:,}"))
-    return ("task", "metric", "value", "±", "items"), rows
 
 
 def markdown(found: Found, pictures: Sequence[str]) -> str:

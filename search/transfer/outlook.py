@@ -14,6 +14,8 @@ from trainer.architecture.counts import run_flops
 from trainer.config import RunConfig
 
 MORE = 0.25  # target runs
+SIZES = (1 / 16, 1 / 4, 1.0)
+"""Shares of the target's parameters: a search begins with smaller ones, but what is left to be learnt is nearer."""
 MOST = 100  # trials
 
 
@@ -35,7 +37,7 @@ def outlook(history: History) -> Outlook | None:
     flops = history.spent.flops + MORE * run_flops(history.problem.target)
     problem = replace(history.problem, budget=Budget(flops=flops))
     belief = Belief(
-        TransferSettings(uses=math.inf, trunks=False, max_trials=len(whole) + MOST),
+        TransferSettings(sizes=SIZES, uses=math.inf, trunks=False, max_trials=len(whole) + MOST),
         replace(history, problem=problem, trials=whole),
     )
     chooser = Chooser(belief)
