@@ -138,3 +138,12 @@ def test_the_first_signal_is_answered_at_once() -> None:
     told = screen(1)
     told.stopping()
     assert told.console.file.getvalue().startswith("stopping")  # type: ignore[attr-defined]
+
+
+def test_drawing_leaves_the_strategys_history_and_lock_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It happens in other threads: a cache filled there between two lines of `finish` would hide a trial from the
+    strategy for good, and a print under the lock would wait for a drawing that waits for the lock."""
+    told = screen(3)
+    monkeypatch.setattr(Session, "history", property(lambda _: pytest.fail("its history was read")))
+    told.session.lock = None  # type: ignore[assignment]
+    assert "lr" in told.line() and "left" in told.rest() and told.draw().renderables
