@@ -19,6 +19,7 @@ from rich.console import Console
 
 from hpt.console import progress
 from hpt.console.progress import KNOWN, Screen, doing
+from hpt.console.screen import plan_table
 from hpt.reports.gather import gather
 from search.budget import Budget, CostModel
 from search.execution import tune
@@ -147,3 +148,15 @@ def test_drawing_leaves_the_strategys_history_and_lock_alone(monkeypatch: pytest
     monkeypatch.setattr(Session, "history", property(lambda _: pytest.fail("its history was read")))
     told.session.lock = None  # type: ignore[assignment]
     assert "lr" in told.line() and "left" in told.rest() and told.draw().renderables
+
+
+def test_where_nothing_was_timed_no_time_is_told() -> None:
+    """Somebody else's trainer and a budget in FLOPs: 0 s would be a lie."""
+    made, stages = session(0)
+    untimed = [replace(stage, cost=replace(stage.cost, seconds=0.0)) for stage in stages]
+    shown = Screen(Console(width=80, file=io.StringIO()), made, untimed, 2)
+    assert shown.rest() == "how long is not known" and "left" not in shown.line()
+    console = Console(record=True, width=100, file=io.StringIO())
+    console.print(plan_table(untimed, 2, False))
+    told = console.export_text()
+    assert "time" not in told and "FLOPs" in told

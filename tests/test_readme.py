@@ -15,6 +15,7 @@ from hpt.completion import kinds
 from hpt.console import cli
 from hpt.console.commands import COMMANDS
 from hpt.data import FORMS
+from search.strategies import STRATEGIES
 
 TYPED = sorted({command for page in PAGES for command in commands(page.read_text())})
 each_page = pytest.mark.parametrize("page", PAGES, ids=[str(p.relative_to(ROOT)) for p in PAGES])
@@ -37,7 +38,9 @@ def test_it_can_be_typed(name: str) -> None:
     assert name in COMMANDS
     for argv in (argv for found, *argv in TYPED if found == name):
         told = [NUMBERS.get(word, word) for word in argv if word != "..."]
-        if told and told not in (["--help"], ["--help-all"]):
+        if "--help-strategy" in told:
+            assert told[told.index("--help-strategy") + 1] in STRATEGIES
+        elif told and told not in (["--help"], ["--help-all"]):
             parsed(name, told)
 
 

@@ -131,6 +131,8 @@ class Screen:
     def rest(self) -> str:
         """The time left, and the money spent."""
         low, high = map(duration, self.left())
+        if not any(stage.cost.seconds for stage in self.stages.values()):  # nothing was timed: the budget is no time
+            return "how long is not known"
         time_left = f"about {low} left" if low == high else f"{low} to {high} left"
         if any(not stage.trials for stage in self.stages.values()):  # nobody knows how many it will be
             time_left += " of what is planned by now"

@@ -33,6 +33,8 @@ def plan_table(stages: Sequence[Stage], slots: int, priced: bool, launch: float 
             lambda s: duration(wall_seconds([s], slots)),
         ),
     ]
+    if not total.seconds:  # nothing was timed
+        columns.pop()
     if priced:
         columns.append(("dollars", f"{total.usd:.2f}", "right", lambda s: f"{s.cost.usd:.2f}"))
     columns.append(("", more, "left", lambda s: s.note))
