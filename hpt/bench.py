@@ -20,6 +20,7 @@ from hpt.benches.common import Options, Row
 from hpt.console import cli
 from hpt.console.tables import Fitting
 from trainer import families
+from trainer.addresses import masked
 from trainer.devices import device_name, pick_device
 from trainer.errors import UserError
 from trainer.files import write_atomic
@@ -61,7 +62,41 @@ class BenchConfig(cli.Common):
     """A nanoGPT checkout (the folder with its model.py)."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class EdgeConfig(cli.Common):
+    """`hpt.bench edge RUN`: a trained model in each form for small machines (hpt.convert): bytes, speed, loss. GGUF's
+    speed is llama.cpp's, which is not timed."""
+
+    run: tyro.conf.Positional[str]
+    """Directory of a run, or a checkpoint file in one."""
+    threads: int = 1
+    """Of the processor."""
+    repeats: int = 5
+    """Timed calls; the median counts."""
+    out: Path | None = None
+    """Write all figures there."""
+
+
+def main_edge(argv: Sequence[str]) -> int:
+    config = cli.parse(EdgeConfig, argv, "hpt.bench edge")
+    import torch
+
+    from trainer.checkpoints.trained import open_trained
+
+    edge = importlib.import_module("hpt.benches.edge")
+    console, trained = config.console(), open_trained(config.run, edge.open_on_cpu(config.threads))
+    rows = edge.measure(trained, config.repeats, console.print)
+    console.print(table(f"{masked(config.run)}, {config.threads} thread{'s' * (config.threads > 1)}", rows))
+    found = {"run": masked(config.run), "torch": torch.__version__, "threads": config.threads, "rows": rows}
+    if config.out is not None:
+        write_atomic(config.out, json.dumps(found, indent=1).encode())
+    config.answer(found, f"{len(rows)} forms measured")
+    return 0
+
+
 def main(argv: Sequence[str]) -> int:
+    if argv[:1] == ["edge"]:
+        return main_edge(argv[1:])
     config = cli.parse(BenchConfig, argv, "hpt.bench")
 
     import torch

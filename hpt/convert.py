@@ -6,7 +6,9 @@ import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import tyro
 
 from hpt.console import cli
@@ -14,7 +16,11 @@ from hpt.reports.numbers import short
 from trainer.architecture.counts import parameters
 from trainer.checkpoints.copies import here
 from trainer.config import RunConfig, written
+from trainer.data.tokenizer import NAMED
 from trainer.errors import UserError
+
+if TYPE_CHECKING:
+    from trainer.exchange.plain import Plain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +33,8 @@ class ConvertConfig(cli.Common):
     out: tyro.conf.Positional[Path]
     """File or folder to write."""
     to: str
-    """hf (a folder for transformers), llmc, llmc-bf16 (model_*.bin), pt (a file of plain tensors), or hpt (a run)."""
+    """hf (a folder for transformers), llmc, llmc-bf16 (model_*.bin), pt (a file of plain tensors), hpt (a run); for
+    small machines onnx, onnx-int8, gguf (8 bits), gguf-q4, gguf-f32."""
     tokenizer: str | None = None
     """Of a model that comes without one: a name such as gpt2, or a run's tokenizer.json."""
 
@@ -35,11 +42,12 @@ class ConvertConfig(cli.Common):
 def main(argv: Sequence[str]) -> int:
     config = cli.parse(ConvertConfig, argv, "hpt.convert")
 
-    from trainer.exchange import FORMATS, come, leave, settle, with_tokenizer  # torch: not for --help
+    from trainer.edge import EDGES  # torch: not for --help
+    from trainer.exchange import FORMATS, come, leave, settle, with_tokenizer
 
-    if config.to not in (*FORMATS, "hpt"):
-        near = difflib.get_close_matches(config.to, [*FORMATS, "hpt"], n=1)
-        hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join([*FORMATS, 'hpt'])}."
+    if config.to not in (known := [*FORMATS, *EDGES, "hpt"]):
+        near = difflib.get_close_matches(config.to, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(known)}."
         raise UserError(f"There is no format {config.to!r}: {hint}")
     source = here(config.source)
     if not source.exists():
@@ -51,6 +59,8 @@ def main(argv: Sequence[str]) -> int:
         plain = with_tokenizer(plain, config.tokenizer)
     console, model = config.console(), plain.run.model
     size = short(parameters(model).total)
+    if config.to in EDGES:
+        return _edge(config, plain)
     if config.to != "hpt":
         leave(plain, config.to, config.out)
         console.print(f"{size} parameters written as {config.to} to {config.out}")
@@ -62,6 +72,35 @@ def main(argv: Sequence[str]) -> int:
     console.print(f"  --init-from {file}{start} --set {settings(plain.run)}", soft_wrap=True)
     more = {"checkpoint": file, "start_step": plain.step, "set": settings(plain.run)}
     config.answer({"out": config.out, "format": config.to, **more}, str(config.out))
+    return 0
+
+
+def _edge(config: ConvertConfig, plain: Plain) -> int:
+    """Written, read back and held against the model on one text of any tokens."""
+    from trainer.architecture.model import Transformer
+    from trainer.edge import EDGES
+    from trainer.edge.check import compare
+    from trainer.edge.form import Torch
+    from trainer.exchange import with_tokenizer
+
+    console, model, edge = config.console(), plain.run.model, EDGES[config.to]
+    if plain.encoding is None and plain.run.data.tokenizer in NAMED:
+        plain = with_tokenizer(plain, plain.run.data.tokenizer)
+    edge.write(plain, config.out)
+    whole = Transformer(plain.run)
+    for name, parameter in whole.named_parameters():
+        parameter.data.copy_(plain.tensors[name])
+    rows = plain.encoding.n_vocab if plain.encoding else model.vocabulary
+    tokens = np.random.default_rng(0).integers(0, min(rows, model.vocabulary), (2, min(128, model.context)))
+    found = compare(Torch(whole), edge.read(config.out), tokens)
+    size = config.out.stat().st_size / 1e6
+    console.print(
+        f"{short(parameters(model).total)} parameters written as {config.to} to {config.out}, {size:,.1f} MB; read "
+        f"back, logits (of deviation {found.scale:.3g}) differ by at most {found.difference:.2g}, and the likeliest "
+        f"token is the same at {found.agreement:.1%} of places"
+    )
+    about = {"difference": found.difference, "agreement": found.agreement, "megabytes": size}
+    config.answer({"out": config.out, "format": config.to, **about}, str(config.out))
     return 0
 
 

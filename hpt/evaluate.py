@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
@@ -19,10 +19,13 @@ from rich.table import Table
 
 from hpt.console import cli
 from hpt.console.tables import Fitting
+from hpt.finetuning.scored import Writing, own_files, score_written, written_tasks
 from trainer.addresses import masked
 from trainer.errors import UserError
 from trainer.files import read_json, write_atomic
 from trainer.storage import Store
+from trainer.tasks import TASKS, Task
+from trainer.tasks.files import Files
 
 QUIET_SECONDS = 5.0  # before progress is shown
 PLAIN_SECONDS = 15.0  # between lines where the output is not a terminal
@@ -36,13 +39,22 @@ class EvaluateConfig(cli.Common):
     """Directory of a run of hpt.train, or a checkpoint file in one; or their address in an object store."""
     tasks: tuple[str, ...] = ("val", "hellaswag", "lambada", "blimp")
     """val (the run's held-out tokens, or a text given with --data), hellaswag, lambada, blimp, blimp_supplement, piqa,
-    arc_easy, arc_challenge, winogrande, copa, boolq, openbookqa, or choice (your own: query, choices, gold)."""
+    arc_easy, arc_challenge, winogrande, copa, boolq, openbookqa, or choice (your own: query, choices, gold); of a
+    fine-tuned run also cnn_dailymail, squad, squad_v2 and GLUE's and SuperGLUE's (hpt.finetune)."""
     limit: int | None = None
     """At most so many items of a task, spread evenly over its file."""
     data: tuple[str, ...] = ()
     """Files of tasks, as TASK=PATH: .jsonl(.gz/.xz/.zst), or a folder or .zip of them."""
     download: bool = False
     """Fetch missing files from where their authors publish them, into the cache."""
+    task_file: tuple[Path, ...] = ()
+    """Fine-tuning tasks of your own: TOML files (docs/finetuning.md)."""
+    written: bool = False
+    """Score what the model writes where a task has a zero-shot form as well (boolq, copa)."""
+    beams: int = 1
+    """Of fine-tuning tasks: beginnings that are followed; 1: greedy decoding."""
+    max_tokens: int | None = None
+    """Of fine-tuning tasks: most tokens of an answer; default: the task's."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -52,20 +64,30 @@ def main(argv: Sequence[str]) -> int:
     from trainer.evals.evaluators import evaluate, locate
 
     console = config.console()
-    check(config)
-    given = dict(_pair(text) for text in config.data)
+    writes = written_tasks(config.tasks, config.task_file, config.written)
+    check(config, writes)
+    given, own = dict(_pair(text) for text in config.data), own_files(config.task_file)
     trained = open_trained(config.run)
     kept = results_path(trained.path)
     results = read_results(kept)
     with shown(console, "fetching") as progress:
         paths = {
-            task: locate(task, given.get(task), config.download, progress(task), console.print) for task in config.tasks
+            task: locate(task, given.get(task), config.download, progress(task), console.print)
+            for task in config.tasks
+            if task not in writes
         }
+    paths |= {task: given.get(task) for task in writes}
+    how = Writing(folder=kept.parent, limit=config.limit, beams=config.beams, max_tokens=config.max_tokens)
     ours: dict[str, dict[str, Any]] = {}
     for task, path in paths.items():
-        began = time.perf_counter()
+        began, more = time.perf_counter(), {}
         with shown(console, "evaluating") as progress:
-            scores = evaluate(trained, trained.encoding, task, path, config.limit, progress=progress(task))
+            if task in writes:
+                places = own.get(task, {}) | ({"": path} if path else {})
+                files = Files(given=places, download=config.download, say=console.print)
+                scores, more = score_written(trained, writes[task], files, how, progress(task), console.print)
+            else:
+                scores = evaluate(trained, trained.encoding, task, path, config.limit, progress=progress(task))
         ours[task] = {
             "step": trained.step,
             "checkpoint": trained.path.name,
@@ -73,6 +95,7 @@ def main(argv: Sequence[str]) -> int:
             "limit": config.limit,
             "seconds": time.perf_counter() - began,
             "scores": [asdict(s) for s in scores],
+            **more,
         }
         results |= {task: ours[task]}
         write_atomic(kept, json.dumps(results, indent=2).encode())  # after each: what is done stays done
@@ -83,18 +106,19 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def check(config: EvaluateConfig) -> None:
+def check(config: EvaluateConfig, writes: Mapping[str, Task]) -> None:
     """UserError for tasks and flags that mean nothing."""
     from trainer.evals.evaluators import EVALUATORS
 
-    if not config.tasks:
+    if not config.tasks and not writes:
         raise UserError(f"--tasks names none: give some of {', '.join(EVALUATORS)}.")
     for task in (*config.tasks, *(_pair(text)[0] for text in config.data)):
-        if task not in EVALUATORS:
-            near = get_close_matches(task, EVALUATORS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(EVALUATORS)}."
+        if task not in EVALUATORS and task not in writes:
+            known = [*EVALUATORS, *(name for name in TASKS if name not in EVALUATORS)]
+            near = get_close_matches(task, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(known)}."
             raise UserError(f"There is no evaluation called {task!r}: {hint}")
-    if unused := [task for task, _ in map(_pair, config.data) if task not in config.tasks]:
+    if unused := [task for task, _ in map(_pair, config.data) if task not in (*config.tasks, *writes)]:
         raise UserError(f"--data gives a file for {unused[0]}, which is not among --tasks: add it there.")
 
 

@@ -75,8 +75,14 @@ def found(folders: Sequence[Path]) -> Iterator[Line]:
 
 
 def search_line(path: Path) -> Line:
-    search = read_json(path / "config.json")["search"]
-    about: dict[str, Any] = {"name": str(path), "target": str(search["target"]), "by": str(search["strategy"])}
+    search = read_json(path / "config.json").get("search")
+    if not isinstance(search, dict):
+        raise UserError(f"{path / 'config.json'} is damaged (it has no search): restore it, or start a new search.")
+    about: dict[str, Any] = {
+        "name": str(path),
+        "target": str(search.get("target", "")),
+        "by": str(search.get("strategy", "")),
+    }
     if live(path / ".lock"):
         return Line(**about, state="running", changed=_changed(path))
     if not (path / "recommendation.json").is_file():
@@ -85,8 +91,8 @@ def search_line(path: Path) -> Line:
     bill = answer.get("bill", {})
     return Line(
         **about,
-        state="done" if answer["lr"] else "no lr",
-        lr=answer["lr"],
+        state="done" if answer.get("lr") else "no lr",
+        lr=answer.get("lr"),
         interval90=answer.get("interval90"),
         cost=_cost(bill.get("usd"), bill.get("seconds")),
         changed=_changed(path),
@@ -104,7 +110,7 @@ def run_line(path: Path) -> Line:
         target=str(origin.get("target", "")),
         by=f"from {Path(str(source)).name}" if source else "final run",
         state=state,
-        lr=run["lr"],
+        lr=run.get("lr"),
         loss=result.get("loss"),
         cost=_cost(result.get("usd"), result.get("seconds")),
         changed=_changed(path),

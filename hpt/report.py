@@ -13,6 +13,7 @@ from hpt.console import cli
 from hpt.reports.comparison import latex
 from hpt.reports.files import search_text
 from hpt.reports.gather import gather_final
+from hpt.reports.handin import hand_in
 from hpt.reports.page import comparison_page, final_page
 from trainer.errors import UserError
 from trainer.files import write_atomic
@@ -27,7 +28,7 @@ class ReportConfig(cli.Common):
     compare: tuple[Path, ...] = ()
     """Directories of final runs, to be set beside each other: size, FLOPs, time, loss and tasks."""
     format: Literal["html", "md", "latex"] = "html"
-    """md: Markdown and its pictures (SVG); latex: tables."""
+    """md: Markdown and its pictures (SVG); latex: tables. Of a final run with the fine-tunings that lie beside it."""
     out: Path | None = None
     """File to write; default: report.html, report.md or report.tex in the directory."""
 
@@ -63,9 +64,10 @@ def single(config: ReportConfig) -> tuple[str, Path]:
     if path is None:
         raise UserError("Give the directory of a search or a final run, or final runs with --compare.")
     if (path / "run.json").is_file():
-        if config.format != "html":
-            raise UserError("A final run's report is written as html only: leave --format out.")
-        page, name = final_page(gather_final(path)), "report.html"
+        if config.format == "html":
+            page, name = final_page(gather_final(path)), "report.html"
+        else:
+            page, name = hand_in(path, config.format)
     elif (path / "config.json").is_file():
         page, name = search_text(path, config.format)
     else:

@@ -88,7 +88,7 @@ def make_ready(config: SearchConfig, begun: SearchConfig | None, console: Consol
     data = None if trainer is not None else tokens_of(target, begun is not None, directory, console)
     if config.tasks and trainer is not None:
         raise UserError("--tasks scores hpt's own models, and --trainer has its own: leave one of the two out.")
-    suite = None if data is None else Suite.of(config.tasks, data, config.task_limit)
+    suite = None if data is None or config.finetunes else Suite.of(config.tasks, data, config.task_limit)
     console.print(described(config, target))
     save_target(config, target, console)
     if suite is not None:
@@ -347,6 +347,11 @@ def calibrated(setup: Setup, say: Callable[[str], None]) -> tuple[Problem, Trial
     if setup.trainer is not None:
         return timed_trainer(setup, setup.trainer, wanted)
     assert setup.data is not None
+    if setup.target.init_from and any(run.model != setup.target.model for run in wanted):
+        raise UserError(
+            f"--strategy {setup.config.strategy} trains smaller models, and a pretrained one has no smaller copy to be "
+            "fine-tuned: use hyperband, early-stopping, greedy, data-scaling or grid."
+        )
     runs = list({run.model: run for run in wanted}.values())  # another batch is so many more micro-batches
     most = setup.cap.seconds_left(Spending(), free.cost.usd_per_hour) / 2
     measured, launch, seconds = calibrate_shapes(

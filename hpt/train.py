@@ -190,7 +190,7 @@ def resolve(config: TrainConfig) -> tuple[RunConfig, dict[str, str], dict]:
     return replace(override(run, config.set), lr=lr), tags, answer
 
 
-def claim(store: Store, run: RunConfig, data: Prepared, search: str | None) -> str:
+def claim(store: Store, run: RunConfig, data: Prepared, search: str | None, finetuned: str | None = None) -> str:
     """Make the run's directory, or find it made for the same run; returns the run's id."""
     described = json.loads(json.dumps(to_dict(run)))
     if (content := store.read("run.json")) is not None:
@@ -204,7 +204,7 @@ def claim(store: Store, run: RunConfig, data: Prepared, search: str | None) -> s
         store.write("tokenizer.json", Path(data.tokenizer).read_bytes())
     if (content := store.read("origin.json")) is None:
         found = search and (masked(search) if "://" in search else str(Path(search).absolute()))
-        origin = {"id": uuid.uuid4().hex, "search": found}
+        origin = {"id": uuid.uuid4().hex, "search": found} | ({"finetuned": finetuned} if finetuned else {})
         content = json.dumps(origin).encode()
         store.write("origin.json", content)
     return str(parse_json(content, store.join("origin.json")).get("id") or uuid.uuid4().hex)

@@ -52,6 +52,13 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(autouse=True)
+def small_numbers() -> Iterator[None]:
+    """What a test trains in this process flushes them to zero, as workers do; others know them."""
+    yield
+    torch.set_flush_denormal(False)
+
+
 @pytest.fixture
 def shared() -> Path:
     """Real data sets for development; a test that wants one skips without it."""

@@ -201,4 +201,8 @@ def test_help_names_every_task_and_each_has_an_address(capsys: pytest.CaptureFix
         cli.parse(EvaluateConfig, ["--help"], "hpt.evaluate")
     text = capsys.readouterr().out
     assert all(name in text for name in EVALUATORS)
-    assert {name for name, e in EVALUATORS.items() if not e.url.startswith("https://")} == {"val", "choice"}
+    assert {name for name, e in EVALUATORS.items() if not e.url.startswith("https://")} == {
+        "val",
+        "choice",
+        "blimp_supplement",
+    }

@@ -83,7 +83,7 @@ def nothing_begins(monkeypatch: pytest.MonkeyPatch, place: Path, tmp_path: Path)
     for name in (
         "hpt.train.prepare", "hpt.search.make_ready", "hpt.cost.timed", "hpt.ablate.execute",
         "hpt.mup.coordinate_check", "hpt.mup.prepare", "hpt.bench._measure", "hpt.data.fetch", "hpt.data.prepare",
-        "hpt.ui.free_port",
+        "hpt.ui.free_port", "hpt.finetune.open_trained", "hpt.inspect.open_trained",
         "hpt.evaluate.evaluate", "hpt.merge.find_domains", "hpt.generate.generate", "hpt.compare.load_table",
     ):  # fmt: skip
         module, _, attribute = name.rpartition(".")
@@ -125,8 +125,9 @@ BEGINNING = {  # of a command line that is good, for bad flags to come behind
     "regret": ["--searches", "{}/search", "--truth", "{}/search/trials.jsonl"],
     "ablate": ["--variant", "a=model.bias=false", "--lr", "1e-3"], "compare": ["--table", "{}/search/trials.jsonl"],
     "data": ["inspect", "python"], "ui": [], "search": [], "cost": [], "mup": [], "bench": ["step"],
-    "ask": ["{}/search"], "tell": ["{}/search", "x"],
+    "ls": [], "show": ["{}/search"], "export": ["{}/search"], "ask": ["{}/search"], "tell": ["{}/search", "x"],
     "completion": ["bash"], "advise": ["--table", "{}/search/trials.jsonl", "--n", "1e6", "--d", "1e8", "--b", "1e5"],
+    "finetune": ["{}/run", "--tasks", "rte"], "inspect": ["{}/run"],
 }  # fmt: skip
 
 
@@ -158,7 +159,7 @@ def command_lines(draw: st.DrawFn, name: str) -> list[str]:
     return argv
 
 
-@pytest.mark.parametrize("examples", [40, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [25, pytest.param(500, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", sorted(COMMANDS))
 def test_bad_flags(name: str, examples: int, place: Path) -> None:
     @settings(max_examples=examples, deadline=None, database=None, derandomize=True,

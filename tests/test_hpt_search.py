@@ -22,6 +22,8 @@ from trainer.loop import Training
 
 ROOT = Path(__file__).parents[1]
 
+pytestmark = pytest.mark.timeout(900)  # real processes, on machines that may be busy
+
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -55,7 +57,7 @@ def start(folder: Path, argv: list[str]) -> subprocess.Popen[str]:
 
 def run(folder: Path, argv: list[str], code: int = 0) -> str:
     process = start(folder, argv)
-    output, _ = process.communicate(timeout=150)
+    output, _ = process.communicate(timeout=400)
     assert process.returncode == code, output
     assert "Traceback" not in output
     return output
@@ -126,14 +128,14 @@ def test_interrupted_killed_and_resumed_decides_the_same(
     process = start(tmp_path, arguments(corpus, "tiny"))
     wait_for_trials(process, directory, 4)
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=120)
     assert process.returncode == 130, output
     assert "--resume searches/tiny" in output and "Traceback" not in output
     before = decisions(directory)
     process = start(tmp_path, ["--resume", "searches/tiny"])
     wait_for_trials(process, directory, len(before) + 4)
     os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=60)
+    process.communicate(timeout=120)
     with open(directory.path / "trials.jsonl", "a") as file:
         file.write('{"id": "torn')  # as if the power went in the middle of a line
     run(tmp_path, ["--resume", "searches/tiny"])
@@ -159,7 +161,7 @@ def test_a_search_recorded_by_an_earlier_version_goes_on(corpus: Path, tmp_path:
         )  # other processors
     train = [sys.executable, "-m", "hpt.train", "--from", "searches/recorded", "--quiet"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(train, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(train, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     made = json.loads((tmp_path / "runs" / "recorded" / "run.json").read_text())
     assert made["lr"] == SearchDir(path).read_recommendation()["lr"]

@@ -44,9 +44,9 @@ class DataConfig:
     """How often the training tokens may be repeated; a run that needs more is refused."""
     mask_documents: bool = False
     """Keep attention inside a document where several are packed into one sequence."""
-    pack: Literal["stream", "documents"] = later("stream")
+    pack: Literal["stream", "documents", "rows"] = later("stream")
     """stream: sequences are cut from documents end to end; documents: a sequence is the beginning of one, padded where
-    it is short, without loss on the padding."""
+    it is short, without loss on the padding; rows: the corpus is a folder of rows that hpt.finetune packed."""
 
     def __post_init__(self) -> None:
         check_ranges(self, RUN, "data.")
@@ -97,6 +97,8 @@ class RunConfig:
     """Seeds initial weights and data order alike; trials of one search share it (paired differences)."""
     objective: Literal["next", "masked"] = later("next")
     """next: each token from those before it; masked: some from all others (arXiv 1810.04805)."""
+    init_from: str = later("")
+    """A checkpoint file whose weights are the start instead of random ones: of a fine-tuning."""
     mask_rate: float = later(0.15)
     """Share of the tokens that the masked objective hides and predicts; more can be better (arXiv 2202.08005)."""
     mask_shares: tuple[float, float] = later((0.8, 0.1))
@@ -142,7 +144,7 @@ class RunConfig:
     @property
     def ragged(self) -> bool:
         """Sequences may have different numbers of tokens to predict."""
-        return self.objective == "masked" or self.data.pack == "documents"
+        return self.objective == "masked" or self.data.pack != "stream"
 
     @property
     def predicted(self) -> float:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from trainer.addresses import masked
 from trainer.architecture.counts import flops_per_token
-from trainer.checkpoints.file import step_of, unpack
+from trainer.checkpoints.file import pack, step_of, unpack
 from trainer.checkpoints.saver import Saver, name_of
 from trainer.cohorts.memory import micro_batch
 from trainer.config import RunConfig, to_dict
@@ -35,6 +35,8 @@ SAMPLE_TOKENS = 48
 NOTHING, REFUSED = -1, -2  # instead of the step of a checkpoint
 MEMORY = "memory.json"
 """In the run's directory: sequences a pass that memory held, where more did not fit."""
+BEST = "best.safetensors"
+"""In the run's directory: the weights of its lowest validation loss, where Plan.best asks for them."""
 Row = dict[str, Any]
 
 
@@ -69,6 +71,8 @@ class Plan:
     """Split parameters and optimiser over the workers (fully_shard)."""
     compile: bool | None = None
     """torch.compile; None: on CUDA."""
+    best: bool = False
+    """Keep the weights of the lowest validation loss as well, in best.safetensors."""
 
 
 def final(
@@ -111,6 +115,8 @@ def final(
             reason = f"{since} validations brought no lower loss than {best:.4f}"
             report = replace(report, status="stopped", reason=reason)
         row = keeper.row(report)
+        if plan.best and report.val_loss is not None and report.val_loss == best:
+            keeper.save_best()
         if report.val_loss is not None and workers.rank == 0 and (plan.samples or plan.tasks):
             row |= keeper.note(report, *_look(training, data, plan, files))
         yield row
@@ -270,6 +276,13 @@ class _Keeper:
         if report.status in ("finished", "stopped"):
             self.save()
         self.saver.wait()
+
+    def save_best(self) -> None:
+        """The weights alone, without moments."""
+        training = self.training
+        tensors = {name: tensor for name, tensor in training.tensors().items() if name.startswith("model.")}
+        if training.parallel.rank == 0:
+            self.saver.store.write(BEST, pack(tensors, {"step": training.step, "run": to_dict(self.plan.run)}))
 
     def save(self) -> None:
         training, start = self.training, time.monotonic()

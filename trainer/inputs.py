@@ -12,6 +12,7 @@ from trainer.config import RunConfig
 from trainer.data import Prepared, check_enough
 from trainer.data.batches import Batches, DocumentBatches
 from trainer.data.masking import NOTHING, Masking
+from trainer.data.packed import RowBatches
 from trainer.errors import UserError
 
 if TYPE_CHECKING:  # torch takes 1.5 s to import, and whoever asks for --help needs none of it
@@ -68,6 +69,8 @@ def val_batches(run: RunConfig, data: Prepared) -> Batches:
 
 def _batches(run: RunConfig, data: Prepared, train: bool) -> Batches:
     shards, seed = (data.train, run.seed) if train else (data.val, None)
+    if run.data.pack == "rows":
+        return RowBatches(shards, run.model.context, seed)
     if run.data.pack == "documents":
         return DocumentBatches(shards, run.model.context, seed, data.end_of_text)
     return Batches(shards, run.model.context, seed)
@@ -76,6 +79,8 @@ def _batches(run: RunConfig, data: Prepared, train: bool) -> Batches:
 def make_inputs(run: RunConfig, data: Prepared, batches: Batches, first: int, count: int) -> Inputs:
     """Windows first ... first + count - 1 of a stream. Of the next-token objective the targets are the tokens behind;
     masked, each window's last token is left out."""
+    if isinstance(batches, RowBatches):
+        return Inputs(*batches.rows(first, count))
     sequences = batches.sequences(first, count)
     tokens, targets = sequences[:, :-1], sequences[:, 1:]
     padding = tokens == NOTHING if run.data.pack == "documents" else None

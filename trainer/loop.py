@@ -74,6 +74,8 @@ class Training:
         self.model = self.parallel.build(run, self.device)
         self.loss_function = self.parallel.loss_function(self.model)
         self.optimizer = make_optimizer(self.model, run)
+        if run.init_from:
+            self.restore(load_checkpoint(Path(run.init_from))[0], run.init_from, moments=False)
         self.step = 0
         self.grad_norm: Tensor | None = None
         self.interrupted = ""
@@ -272,7 +274,7 @@ class Training:
             yield report("diverged", reason=reason)
             return
         bits = None  # of a masked model the loss is of some tokens, given all others: no code for the text
-        if run.objective == "next":
+        if run.objective == "next" and not math.isnan(self.data.bytes_per_token):
             bits = val_loss / math.log(2) / self.data.bytes_per_token
         yield report("finished", val_loss=val_loss, bits_per_byte=bits)
 

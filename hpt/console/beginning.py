@@ -79,6 +79,8 @@ def free_directories(config: SearchConfig) -> Iterator[Path]:
         yield path
         return
     target = Path(config.target).stem if config.target.endswith(".toml") else config.target
+    if config.finetunes:
+        target = f"finetune-{Path(config.target).name}"
     base = f"{target}-{config.strategy.rpartition(':')[2]}"
     names = [base, *(f"{base}-{i}" for i in range(2, 10_000))]
     yield from (path for path in (config.out / name for name in names) if not SearchDir(path).begun)

@@ -15,6 +15,9 @@ GROUPS = {
         "ablate": "is a change of architecture, data or optimiser better, and at every scale?",
         "merge": "average or ensemble runs grown from one seed checkpoint",
     },
+    "Use it": {
+        "finetune": "fine-tune one model on tasks: summaries, questions, GLUE, SuperGLUE, yours",
+    },
     "Look at it": {
         "ls": "searches and final runs at a glance",
         "show": "what one of them found, once more",
@@ -23,6 +26,7 @@ GROUPS = {
         "ui": "MLflow's pages, opened at a search",
         "evaluate": "score a trained model on held-out text and zero-shot tasks",
         "generate": "let a trained model write",
+        "inspect": "a page of a model's attention maps, heads, neurons and logit lens",
         "convert": "export a trained model to transformers or llm.c, or bring one in",
     },
     "Data": {

@@ -70,6 +70,12 @@ FLAGS: Mapping[str, Range] = {
     "task_limit": COUNT,
     "noise": Range(0, 1e6),
     "loss_cap": POSITIVE,
+    # fine-tuning
+    "epochs": Range(0, 10_000, above=True),
+    "length": Range(8, 2**20, whole=True),
+    "beams": Range(1, 64, whole=True),
+    "neurons": NONE_OR_MORE,
+    "threads": FEW,
     # settings of strategies
     "reduction_factor": Range(2, 1000, whole=True),
     "units": COUNT,

@@ -13,6 +13,7 @@ import tyro
 from hpt.console import cli
 from hpt.console.assumed import Assumed
 from hpt.console.trainers import OWN, TrainerOptions
+from hpt.finetuning.text import TARGET, finetune_target
 from scaling.compute_optimal import LAW
 from search.budget import Budget, CostModel, Spending, Timing
 from search.execution.contract import EVERYTHING
@@ -61,7 +62,8 @@ class SearchConfig(cli.Common):
     strategy: str = "hyperband"
     """How to search: a name of the table in the README, or module:Class for one of your own."""
     target: str = "laptop"
-    """The run you want to make: a preset, or a .toml file that names one and the fields that differ."""
+    """The run you want to make: a preset, a .toml file that names one and the fields that differ, or finetune:RUN, the
+    fine-tuning of a run on --tasks (hpt.finetune)."""
     tokens: float | str | None = None
     """Training tokens of the target: 2.5e9, 20x (so many times its parameters, embeddings included), or optimal (by the
     law that is then named); default: the preset's."""
@@ -121,7 +123,10 @@ class SearchConfig(cli.Common):
     mfu: float | None = None
     """With --device: the share of its peak that a step reaches; default: typical of the model's size."""
     tasks: tuple[str, ...] = ()
-    """Score every finished trial on these, such as hellaswag blimp; their cost is part of each trial's."""
+    """Score every finished trial on these, such as hellaswag blimp; their cost is part of each trial's. Of a target
+    finetune:RUN the tasks that it is fine-tuned on."""
+    data: tuple[str, ...] = ()
+    """Of a target finetune:RUN, rows of its tasks, as TASK=PATH."""
     task_limit: int = LIMIT
     """Items of each task, spread evenly over its file."""
     grid: Grid = field(default_factory=Grid)
@@ -178,8 +183,15 @@ class SearchConfig(cli.Common):
             raise UserError(f"--guess is a prior, and --strategy {self.strategy} has none: use --strategy transfer.")
         return replace(strategy, guess=self.guess)
 
+    @property
+    def finetunes(self) -> bool:
+        return self.target.startswith(TARGET)
+
     def build_target(self) -> RunConfig:
-        run = preset(self.target)
+        if self.finetunes:
+            run = finetune_target(self.target, self.tasks, self.data, self.seed)
+        else:
+            run = preset(self.target)
         run = replace(override_data(run, self.corpus, self.tokenizer), seed=self.seed)
         if isinstance(self.tokens, float | int):
             run = lengthened(run, int(self.tokens))

@@ -85,7 +85,7 @@ def _best_proxy(found: FinalFound) -> float | None:
 def score_rows(found: FinalFound) -> tuple[tuple[str, ...], Rows]:
     rows: Rows = []
     for task, entry in found.evaluations.items():
-        for score in entry["scores"][:8]:
+        for score in entry["scores"][:12]:
             error = score["standard_error"]
             shown = "" if error is None or math.isnan(error) else f"{error:.4f}"
             rows.append((task, score["name"], f"{score['value']:.4f}", shown, f"{score['count']:,}"))

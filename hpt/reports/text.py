@@ -183,6 +183,22 @@ def tables_latex(headers: Sequence[str], rows: Rows, caption: str) -> str:
     return _tex(headers, rows, caption) + "\n"
 
 
+def table_markdown(headers: Sequence[str], rows: Rows) -> str:
+    return _md(headers, rows)
+
+
+def plain_markdown(text: str) -> str:
+    return _plain(text)
+
+
+def verbatim_latex(title: str, texts: Sequence[str]) -> str:
+    """Texts as they are, set small."""
+    parts = [rf"\paragraph{{{_escaped(title)}}}"]
+    for text in texts:
+        parts += [rf"\par\noindent\texttt{{\small {_escaped(line)}}}" for line in text.splitlines()]
+    return "\n".join(parts) + "\n"
+
+
 def _tex(headers: Sequence[str], rows: Rows, caption: str) -> str:
     def line(cells: Sequence[str]) -> str:
         return " & ".join(_escaped(cell) for cell in cells) + r" \\"

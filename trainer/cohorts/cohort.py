@@ -200,8 +200,8 @@ class Cohort:
             if reason := divergence(self.runs[member], [loss], warm=True):
                 reports[member] = self._report(member, "diverged", reason=reason)
             else:
-                masked = self.runs[member].objective == "masked"
-                bits = None if masked else loss / math.log(2) / self.data.bytes_per_token
+                known = self.runs[member].objective == "next" and not math.isnan(self.data.bytes_per_token)
+                bits = loss / math.log(2) / self.data.bytes_per_token if known else None
                 began, scores = time.perf_counter(), dict[str, float]()
                 if look is not None:
                     scores = look(self.engine.model_of(self.members.index(member)))

@@ -20,6 +20,7 @@ from trainer.data.corpus import Reading, corpus_files
 from trainer.data.folders import REPORTS
 from trainer.data.folders import cache_dir as cache_dir
 from trainer.data.making import HELD_OUT, build, bytes_per_token
+from trainer.data.packed import read_packed
 from trainer.data.shards import damage, read_shard
 from trainer.data.sources import CORPORA
 from trainer.data.tokenizer import bpe_size, ids_of, load_tokenizer
@@ -60,8 +61,10 @@ def prepare(
     vocabulary: the model's, which must hold the tokenizer's. enough: refuse fewer held-out tokens than data.val_tokens.
     """
     size = bpe_size(data.tokenizer)
-    files = corpus_files(data)
-    if all(p.suffix == ".bin" for p in files):
+    files = [] if data.pack == "rows" else corpus_files(data)
+    if data.pack == "rows":
+        prepared = Prepared(**read_packed(data.corpus))
+    elif all(p.suffix == ".bin" for p in files):
         prepared = _ours(data, files[0].parent) or _ready_made(data, files)
     else:
         if size is None:

@@ -34,7 +34,7 @@ def evaluate_run(scorer: Scorer, run: RunConfig, limit: int | None) -> list[Scor
         inputs = [make_inputs(run, data, batches, i, 1) for i in spread(count, limit)]
         loss = _asked(scorer, inputs)
         bits = 1 / math.log(2) / data.bytes_per_token
-        return [loss] if run.objective == "masked" else [loss, _bits(loss, bits)]
+        return [loss] if run.objective == "masked" or run.data.pack == "rows" else [loss, _bits(loss, bits)]
     sequences = np.concatenate([batches.sequences(i, 1) for i in spread(count, limit)])
     return _scores(scorer, sequences, data.bytes_per_token, run.data.mask_documents)
 

@@ -1,0 +1,1 @@
+"""From a pretrained model to one that does tasks: examples as tokens, mixtures packed into rows, heads, decoding."""
