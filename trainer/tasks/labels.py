@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy import stats
 
 from trainer.evals.score import Score
 from trainer.tasks.spans import token_f1
@@ -57,6 +56,8 @@ def pearson(examples: Sequence[Example], predicted: np.ndarray, chance: np.ndarr
 
 
 def spearman(examples: Sequence[Example], predicted: np.ndarray, chance: np.ndarray) -> float:
+    from scipy import stats  # 0.9 s of import, that no --help needs
+
     return correlation(stats.rankdata(truth(examples)), stats.rankdata(predicted))
 
 
