@@ -15,7 +15,6 @@ from hpt.console.beginning import free_directories
 from hpt.console.settings import SearchConfig
 from hpt.evaluate import main as evaluate
 from hpt.finetune import main
-from hpt.finetuning.heads import HeadTraining
 from hpt.report import main as report
 from hpt.search import main as search
 from hpt.train import main as train
@@ -23,6 +22,7 @@ from trainer.checkpoints.trained import keep_tokenizer, open_trained
 from trainer.config import DataConfig, ModelConfig, RunConfig, override, to_dict
 from trainer.data import prepare
 from trainer.errors import UserError
+from trainer.finetune.heads import HeadTraining
 from trainer.loop import Training
 
 NAMES = "Ann Bob Eve Max Tom Kim".split()
