@@ -12,7 +12,7 @@ from hpt.reports.numbers import duration, short
 from search.transfer.outlook import MORE, Outlook, outlook, untried
 from trainer.architecture.counts import run_flops
 from trainer.config import RunConfig, to_dict, written
-from trainer.presets import preset
+from trainer.presets import PRESETS, preset
 
 CAPS = ("budget_usd", "budget_hours", "budget_flops", "budget_runs")
 
@@ -44,7 +44,8 @@ def outlook_lines(found: Found, more: Outlook | None = None) -> list[str]:
 
 def further_commands(found: Found, more: Outlook | None) -> list[str]:
     """Of `transfer`, which chooses such trials itself, more budget; else a grid for each run, and the answer of all
-    trials together. None for somebody else's trainer, and where the target's own file is gone."""
+    trials together. None for somebody else's trainer, for a fine-tuning, and where the target's own
+    file is gone."""
     if more is None or found.search.get("trainer", "hpt") != "hpt":
         return []
     if found.search.get("strategy") == "transfer":
@@ -86,7 +87,7 @@ def _base(found: Found) -> str | None:
     if name.endswith(".toml"):
         copy = found.path / "target.toml"
         return str(copy) if copy.is_file() else None
-    return name if name else None
+    return name if name in PRESETS else None
 
 
 def _grid(lrs: list[float]) -> Iterator[str]:
