@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from hpt.exports.optuna import to_optuna
+from hpt.exports.optuna_study import to_optuna
 from hpt.exports.row import to_csv
-from hpt.exports.tensorboard import to_tensorboard
-from hpt.exports.wandb import to_wandb
+from hpt.exports.tensorboard_runs import to_tensorboard
+from hpt.exports.wandb_runs import to_wandb
 from hpt.reports.gather import Found
 
 EXPORTS: dict[str, tuple[Callable[[Found, str], int], Callable[[Path], str]]] = {
