@@ -335,3 +335,40 @@ def test_without_seeds_a_repeat_is_a_neighbour() -> None:
     third = without_seed(proposal("c", seed=2), RUN, [done], [again])
     assert (again.run.seed, again.lr) == (0, pytest.approx(3.09e-3)) and third.lr == pytest.approx(3.183e-3, rel=1e-3)
     assert without_seed(proposal("d", lr=5e-3), RUN, [done], []).lr == 5e-3
+
+
+STUBBORN = """
+import os, signal, sys, time
+if os.environ["RANK"] == "1":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("up", os.environ["RANK"], flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_nothing_is_left_of_fifty_stopped_trials_of_torchrun(tmp_path: Path) -> None:
+    """Two workers each, in sessions of their own; one does not heed SIGTERM."""
+    script = tmp_path / "stubborn.py"
+    script.write_text(STUBBORN)
+    run = f"{sys.executable} -m torch.distributed.run --standalone --nproc_per_node=2 {script} --lr={{lr}}"
+    trainer = replace(command(tmp_path), words=split(run))
+
+    def left() -> list[psutil.Process]:
+        return [p for p in psutil.process_iter(["cmdline"]) if str(script) in (p.info["cmdline"] or [])]
+
+    most = 0
+    for batch in range(25):
+        names = [f"t{batch}-{i}" for i in range(2)]
+        works = [trainer.begin(Job(proposals=(proposal(n),), data=None, checkpoints="", threads=1)) for n in names]
+        logs, deadline = [tmp_path / "trials" / name / "log" for name in names], time.monotonic() + 120
+        while not all(log.exists() and log.read_text().count("up") == 2 for log in logs):
+            assert time.monotonic() < deadline and not any(work.ended for work in works)
+            for work in works:
+                work.advance(0.1)
+        most = max(most, len(left()))
+        for work in works:
+            work.close()
+        assert not left(), batch
+    assert most >= 6  # two trials of a launcher and two workers were really there
