@@ -76,10 +76,10 @@ def not_simply_the_best(cell: Cell, optimum: Optimum, sd: float) -> list[str]:
     if best is None or abs(math.log(best.lr) - decided) < SAME:
         return []
     shade = 1 - math.exp(decided - optimum.log_lr)
+    floor = f"the valley fitted to all of them has its floor at {math.exp(optimum.log_lr):.3g}, and "
     return [
-        f"not simply {best.lr:.3g}, the best tried there: the valley fitted to all of them has its floor at "
-        f"{math.exp(optimum.log_lr):.3g}, and {shade:.0%} are taken off because too high an lr costs more than too low "
-        "a one, the more so the less is known"
+        f"not simply {best.lr:.3g}, the best tried there: {'' if optimum.edge else floor}{shade:.0%} are taken off "
+        "because too high an lr costs more than too low a one, the more so the less is known"
     ]
 
 
