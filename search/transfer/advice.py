@@ -14,10 +14,6 @@ from search.records import Recommendation
 from search.transfer.belief import Belief
 from search.transfer.reasons import doubts, held, not_the_best_tried, refuse, seen
 
-NARROWER = (
-    0.75  # of the covariance's half-widths: at 1 they held the best lr more often than they say (notebooks/LOG.md)
-)
-
 
 def advise(belief: Belief) -> Recommendation:
     """The recommendation that the history supports; its lr is None where the law refuses."""
@@ -26,20 +22,18 @@ def advise(belief: Belief) -> Recommendation:
         return nothing(history)
     stable, undiverged = max_stable_lr(history), undiverged_lr(history)
     used = tuple(t.id for t in history if t.status in ("finished", "diverged"))
-    mean, sd = posterior.predict(*belief.target)
+    mean, sd, shade = belief.foretold(belief.target)
     cells = seen(posterior, belief.runs)
     if refusals := refuse(belief, cells):
         return Recommendation(
             lr=None, max_stable_lr=stable, undiverged_lr=undiverged, reasons=tuple(refusals), trials=used
         )
     k, h = posterior.k, float(np.exp(posterior.mean[7]))
-    # The valley is Linex: the expected loss is least a shade below the mean, and is h Var there.
-    shade = k * sd**2 / 2
     log_lr, moved = held(belief, cells, mean - shade)
     freedom = 8 + len(posterior.cells)  # as many cells as the discrepancy's estimate rests on
     from scipy.stats import t as student  # 0.7 s of import, that no --help needs
 
-    half, most = (NARROWER * sd * float(student.ppf(q, freedom)) for q in (0.75, 0.95))
+    half, most = (sd * float(student.ppf(q, freedom)) for q in (0.75, 0.95))
     ends = valley(log_lr - np.array([mean - most, mean + most]), k)[0]
     why = [] if moved else not_the_best_tried(belief, log_lr, 1 - math.exp(-shade))
     largest = max(history.finished, key=lambda t: t.run.tokens * math.exp(belief.size(t)))
@@ -50,7 +44,7 @@ def advise(belief: Belief) -> Recommendation:
         interval90=(math.exp(mean - most), math.exp(mean + most)),
         max_stable_lr=stable,
         undiverged_lr=undiverged,
-        expected_regret=h * sd**2 * loss,
+        expected_regret=h * sd**2 * loss,  # of a Linex valley, at the lr of least expected loss
         worst_regret=h * float(ends.max()) * loss,
         batch=belief.batch if belief.joint else None,
         law=describe(posterior),

@@ -15,6 +15,10 @@ from scaling.posterior import Posterior, Runs
 from search.records import History, Problem, Trial, point
 from search.transfer.settings import TransferSettings
 
+NARROWER = 0.75
+"""Of the covariance's standard deviation: with the whole of it intervals held the best lr more often than they say
+(notebooks/LOG.md)."""
+
 
 @dataclass
 class Belief:
@@ -30,6 +34,13 @@ class Belief:
     @cached_property
     def origin(self) -> np.ndarray:
         return np.array(point(self.problem.target))
+
+    def foretold(self, at: np.ndarray) -> tuple[float, float, float]:
+        """Of ln lr* at (n, d, b) relative to the target: mean, sd, and how far below the mean the lr of least expected
+        loss lies. The valley is Linex (Zellner 1986), k its asymmetry: that is k Var / 2."""
+        mean, sd = self.posterior.predict(*at)
+        sd *= NARROWER
+        return mean, sd, self.posterior.k * sd**2 / 2
 
     @cached_property
     def rows(self) -> tuple[tuple[float, ...], ...]:

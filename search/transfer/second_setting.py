@@ -138,9 +138,9 @@ class Second:
 
     def _lr(self, run: RunConfig) -> float:
         """The law's best at this run, a shade below its mean as in `advice`."""
-        posterior = self.chooser.belief.posterior
-        mean, sd = posterior.predict(*(np.array(point(run)) - self.chooser.belief.origin))
-        return float(f"{math.exp(mean - posterior.k * sd**2 / 2):.4g}")
+        belief = self.chooser.belief
+        mean, _, shade = belief.foretold(np.array(point(run)) - belief.origin)
+        return float(f"{math.exp(mean - shade):.4g}")
 
     @property
     def observed(self) -> list[tuple[float, float | None]]:
