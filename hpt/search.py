@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import sys
 import tempfile
 import time
-import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -17,24 +15,17 @@ from rich.console import Console
 from hpt.console import cli
 from hpt.console.answer import conclude, search_run
 from hpt.console.asked import asked, begin_asked
-from hpt.console.assumed import LAUNCH_SECONDS
 from hpt.console.beginning import check_same_data, claimed, fingerprint, free_directories, read_config
-from hpt.console.local import foreign_runs, nothing_timed
+from hpt.console.elsewhere import described, plan_elsewhere, save_target
 from hpt.console.progress import Screen, doing
-from hpt.console.screen import plan_table
-from hpt.console.settings import (
-    TARGET_FILE,
-    SearchConfig,
-    Setup,
-    Slots,
-    budgets,
-    make_problem,
-    to_json,
-)
+from hpt.console.screen import plan_table, planned
+from hpt.console.settings import TARGET_FILE, SearchConfig, budgets
+from hpt.console.setup import Setup, Slots, make_problem, on_cluster
+from hpt.console.timing import document_of, in_ray, timed
 from hpt.console.trainers import build, check_strategy, command_line, notes_of
-from hpt.reports.numbers import duration, short
+from hpt.reports.numbers import short
 from hpt.tracking.mirror import Mirror
-from search.budget import Spending, Timing, shape_key
+from search.budget import Spending, Timing
 from search.execution.external.command import Command
 from search.execution.external.measure import check
 from search.execution.session import Session
@@ -42,8 +33,8 @@ from search.execution.store import SearchDir
 from search.execution.watch import clean_stops
 from search.records import History, Problem, Trial
 from search.strategy import Stage
-from trainer.architecture.counts import parameters, run_flops
-from trainer.config import RunConfig, to_dict
+from trainer.architecture.counts import run_flops
+from trainer.config import RunConfig
 from trainer.data import Prepared, prepare
 from trainer.errors import UserError
 from trainer.inputs import check_data
@@ -173,74 +164,6 @@ def foreign(setup: Setup, trainer: Command, console: Console) -> None:
         console.print(f"  {line}", markup=False, soft_wrap=True)
 
 
-def described(config: SearchConfig, target: RunConfig) -> str:
-    """The target in a line."""
-    n = parameters(target.model)
-    return (
-        f"target [bold]{config.target}[/bold]: {short(n.total)} parameters ({short(n.non_embedding)} non-embedding), "
-        f"{short(target.tokens)} tokens in {target.steps:,} steps of {target.batch:,}, {run_flops(target):.3g} FLOPs"
-        + (f"\n{config.counted}" if config.counted else "")
-    )
-
-
-def save_target(config: SearchConfig, target: RunConfig, console: Console) -> None:
-    """--save-target."""
-    if config.save_target is not None:
-        write_target(config.save_target, target)
-        console.print(f"target written: {config.save_target}")
-
-
-def plan_elsewhere(config: SearchConfig, console: Console) -> int:
-    """The plan for a device that is not here, from what is assumed of it."""
-    strategy, target, assumed = config.build_strategy(), config.build_target(), config.assumed
-    setup = Setup(
-        config=config,
-        slots=Slots.of(config),
-        strategy=strategy,
-        target=target,
-        data=None,
-        directory=SearchDir(config.out / "none"),
-        resumed=False,
-    )
-    console.print(described(config, target))
-    save_target(config, target, console)
-    for sentence in assumed.sentences(target):
-        console.print(sentence)
-    shapes = strategy.shapes(History(problem=make_problem(setup, {}))) or [target]
-    timings = assumed.timings({run.model: run for run in (target, *shapes)}.values())
-    problem = make_problem(setup, timings, LAUNCH_SECONDS)
-    stages = strategy.plan(History(problem=problem))
-    console.print(plan_table(stages, setup.slots.count, assumed.price > 0, LAUNCH_SECONDS))
-    whole = problem.cost.forecast(target, target.tokens)
-    total = sum((stage.cost for stage in stages), Spending())
-    money = f" and ${whole.usd:.2f}" if assumed.price else ""
-    console.print(f"the target itself would take {duration(whole.seconds)}{money} there")
-    console.print("dry run: nothing was trained, nothing was written")
-    answer = {"plan": list(map(planned, stages)), "cost": asdict(total), "target": asdict(whole)}
-    config.answer({**answer, "assumed": assumed.to_json(target)}, f"{total.flops:.3g} FLOPs, ${total.usd:.2f}")
-    return 0
-
-
-def on_cluster(setup: Setup, console: Console) -> Setup:
-    """With the slots that a cluster has or may grow to, where Ray is one."""
-    if not os.environ.get("RAY_ADDRESS"):
-        return setup
-    from trainer.cluster import machines
-
-    found, config = machines(), setup.config
-    slots = Slots.of_cluster(
-        config.slots, nodes=found.nodes, cpus=found.cpus, gpus=found.gpus, more_gpus=found.more_gpus,
-        each=config.trainer_options.devices,
-    )  # fmt: skip
-    console.print(f"{found}: {slots.count} trials at a time on {'GPUs' if slots.gpu else 'CPUs'}")
-    if found.nodes + found.more_nodes > 1 and not config.checkpoints:
-        console.print(
-            f"checkpoints of trials that may go on are in {setup.directory.checkpoints}: a node that does not see this "
-            "folder trains their parts again (--checkpoints takes a shared folder or s3://...)", style="yellow",
-        )  # fmt: skip
-    return replace(setup, slots=slots)
-
-
 def search(setup: Setup, console: Console, began: float) -> int:
     config, directory = setup.config, setup.directory
     begin = continued if setup.resumed else begun
@@ -293,17 +216,8 @@ Begun = tuple[Problem, list[Trial], dict[str, Any]]
 def begun(setup: Setup, console: Console) -> Begun:
     """A new search: its shapes are timed."""
     with doing(console, "timing 20 steps of each shape" if setup.trainer is None else "timing two short runs") as say:
-        problem, calibration = calibrated(setup, say)
-    document = {
-        "id": uuid.uuid4().hex,
-        "search": to_json(setup.config),
-        "target": to_dict(setup.target),
-        "data": fingerprint(setup.data),
-        "timings": {k: to_dict(v) for k, v in problem.cost.timings.items()},
-        "launch_seconds": calibration.tags["launch_seconds"],
-        "calibration": calibration.to_json(),
-    }
-    return problem, [calibration], document
+        timings, record = timed(setup, in_ray(setup, say))
+    return make_problem(setup, timings, record.tags["launch_seconds"]), [record], document_of(setup, timings, record)
 
 
 def continued(setup: Setup, console: Console) -> Begun:
@@ -331,70 +245,6 @@ def continued(setup: Setup, console: Console) -> Begun:
             console.print(f"{bill.tags['of']} was cut off: {bill.seconds:.0f} s of its slot are billed", style="yellow")
     timings = {k: Timing(**v) for k, v in document["timings"].items()}
     return make_problem(setup, timings, document["launch_seconds"]), trials, document
-
-
-def planned(stage: Stage) -> dict[str, Any]:
-    """A stage for config.json, so that what was spent can be set beside it."""
-    return {"name": stage.name, "trials": stage.trials, "tokens": stage.tokens, "cost": asdict(stage.cost)}
-
-
-def calibrated(setup: Setup, say: Callable[[str], None]) -> tuple[Problem, Trial]:
-    """The problem with its cost model, and the record of what measuring it cost."""
-    from search.execution.tune import calibrate_shapes
-
-    free = make_problem(setup, {})
-    wanted = setup.strategy.shapes(History(problem=free)) or [setup.target]
-    if setup.trainer is not None:
-        return timed_trainer(setup, setup.trainer, wanted)
-    assert setup.data is not None
-    if setup.target.init_from and any(run.model != setup.target.model for run in wanted):
-        raise UserError(
-            f"--strategy {setup.config.strategy} trains smaller models, and a pretrained one has no smaller copy to be "
-            "fine-tuned: use hyperband, early-stopping, greedy, data-scaling or grid."
-        )
-    runs = list({run.model: run for run in wanted}.values())  # another batch is so many more micro-batches
-    most = setup.cap.seconds_left(Spending(), free.cost.usd_per_hour) / 2
-    measured, launch, seconds = calibrate_shapes(
-        runs, setup.data, setup.slots.gpu, setup.slots.threads, setup.config.pack, most, setup.suite, say
-    )
-    timings = {
-        shape_key(run): Timing(
-            step_seconds=c.typical_seconds,
-            eval_seconds=c.eval_seconds,
-            startup_seconds=c.startup_seconds,
-            pack=c.pack,
-            compiled=c.compiled,
-        )
-        for run, c in zip(runs, measured, strict=True)
-    }
-    record = Trial(
-        id="calibration",
-        run=replace(runs[0], lr=1e-6),
-        horizon=measured[0].tokens,
-        status="pruned",
-        seconds=seconds,
-        usd=seconds / 3600 * free.cost.usd_per_hour,
-        flops=sum(run_flops(run, c.tokens) for run, c in zip(runs, measured, strict=True)),
-        tags={"stage": "calibration", "launch_seconds": round(launch, 2)},
-    )
-    return make_problem(setup, timings, record.tags["launch_seconds"]), record
-
-
-def timed_trainer(setup: Setup, trainer: Command, wanted: list[RunConfig]) -> tuple[Problem, Trial]:
-    """The same for somebody else's trainer: two short runs of the cheapest shape and one of the target's, where the
-    budget is in time or money; else nothing is timed."""
-    from search.execution.tune import calibrate_trainer
-
-    free, cap = make_problem(setup, {}), setup.cap
-    runs = foreign_runs(trainer, wanted, setup.target)
-    timings, seconds, flops = dict[str, Timing](), 0.0, 0.0
-    if cap.usd is not None or cap.hours is not None:
-        most = cap.seconds_left(Spending(), free.cost.usd_per_hour) / 2
-        steps = setup.config.trainer_options.calibrate
-        found, seconds, flops = calibrate_trainer(trainer, runs, setup.slots.gpu, setup.slots.threads, steps, most)
-        timings = {shape_key(run): timing for run, timing in zip(runs, found, strict=True)}
-    bill = Spending(seconds, flops, seconds / 3600 * free.cost.usd_per_hour)
-    return make_problem(setup, timings), nothing_timed(runs[0], bill)
 
 
 def run_trials(setup: Setup, session: Session, stages: list[Stage], mirror: Mirror, console: Console) -> bool:

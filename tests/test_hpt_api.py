@@ -7,6 +7,7 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from worlds import World, problem
 import hpt
 import hpt.api
 from hpt import UserError
+from hpt.console.local import begin, make
+from hpt.console.settings import SearchConfig
 from search.execution.alone import run_alone
 from search.execution.session import Session
 from search.execution.store import SearchDir
@@ -152,3 +155,20 @@ def test_without_ray_the_money_is_kept_and_what_is_cut_off_is_billed(tmp_path: P
 def test_hpts_own_trainer_in_three_lines() -> None:
     answer = hpt.find_lr(target="laptop", budget_runs=0.2, quiet=True, slots=1)
     assert answer.lr and math.isfinite(answer.lr) and os.path.exists("searches/laptop-hyperband/report.html")
+
+
+def test_another_corpus_is_refused_when_a_search_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = Path("text.txt")
+    text.write_text("".join(f"{k} and {k * k % 97} are numbers. " for k in range(9000)))
+    tiny = ("model.depth=1", "model.width=16", "model.heads=2", "model.context=32", "model.vocabulary=300",
+            "data.val_tokens=256", "data.epochs=9", "batch=256")  # fmt: skip
+    settings = {"corpus": "text.txt", "tokenizer": "bpe:300", "tokens": 2560.0, "set": tiny, "strategy": "grid",
+                "budget_runs": 40.0}  # fmt: skip
+    config, directory = SearchConfig(**settings), SearchDir(tmp_path / "s")  # type: ignore[arg-type]
+    assert [t.id for t in begin(make(config, directory, None)).trials] == ["calibration"]
+    again = replace(config, resume=directory.path)
+    assert len(begin(make(again, directory, None)).trials) == 1
+    text.write_text(text.read_text() + "Something else, and more of it. " * 300)
+    with pytest.raises(UserError, match="The corpus has changed since"):
+        begin(make(again, directory, None))

@@ -12,7 +12,7 @@ import pytest
 
 from hpt.completion import flags, kinds
 from hpt.console import cli
-from hpt.console.help import GUIDES, flags_of, screen
+from hpt.console.help import GUIDES, Guide, screen
 from search.strategies import STRATEGIES
 from trainer.errors import UserError
 
@@ -28,6 +28,12 @@ for name in COMMANDS:
     loaded = [heavy for heavy in sys.argv[1:] if heavy in sys.modules]
     assert not loaded, f"hpt.{name} --help imports {loaded}"
 """
+
+
+def flags_of(guide: Guide) -> list[str]:
+    """The long flags that it names."""
+    words = [word for lines in guide.groups.values() for flag, _ in lines for word in flag.replace(",", "").split()]
+    return [word for word in words if word.startswith("--")]
 
 
 def test_help_imports_nothing_heavy() -> None:

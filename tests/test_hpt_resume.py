@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from hpt.console.beginning import check_same_data, claimed, fingerprint, free_directories, read_config
-from hpt.console.settings import SearchConfig, plans_with, to_json
+from hpt.console.settings import SearchConfig, to_json
+from hpt.console.setup import plans_with
 from hpt.search import continued, main
 from search.execution.store import FORMAT, SearchDir
 from search.records import Trial
@@ -56,7 +57,7 @@ def test_the_default_budget_is_one_target_run_and_may_be_raised(tmp_path: Path) 
 
 
 def test_plans_leave_a_reserve_and_the_start_of_the_workers() -> None:
-    from hpt.console.settings import Slots
+    from hpt.console.setup import Slots
 
     config = SearchConfig(budget_hours=1.0, usd_per_hour=4.0)
     planned = plans_with(config, config.build_target(), Slots(count=4, gpu=0, threads=1, per_device=4), launch=9.0)
@@ -163,7 +164,7 @@ def test_another_corpus_is_refused_with_both_named(tmp_path: Path) -> None:
 
 
 def test_slots_of_a_cluster() -> None:
-    from hpt.console.settings import Slots
+    from hpt.console.setup import Slots
 
     def of(wanted: int | None = None, nodes: int = 1, cpus: int = 8, gpus: int = 0, more: float = 0) -> Slots:
         return Slots.of_cluster(wanted, nodes=nodes, cpus=cpus, gpus=gpus, more_gpus=more)
@@ -172,4 +173,9 @@ def test_slots_of_a_cluster() -> None:
     assert of(gpus=2, more=float("inf")).count == 2 and of(more=float("inf")).count == 1
     assert of(3, gpus=8) == Slots(count=3, gpu=1, threads=1, per_device=1)
     assert of(nodes=2, cpus=8) == Slots(count=8, gpu=0, threads=1, per_device=4)
+    assert of(cpus=0) == Slots(count=1, gpu=0, threads=1, per_device=1)  # a head without a CPU, others to come
+    with pytest.raises(UserError, match="--slots 16 needs 16 GPUs and the cluster can have 6: use --slots 6"):
+        of(16, gpus=2, more=4)
+    with pytest.raises(UserError, match="--slots 9 needs 9 CPUs and the cluster has 8"):
+        of(9)
     assert of(2, nodes=2, cpus=8) == Slots(count=2, gpu=0, threads=4, per_device=1)

@@ -17,7 +17,8 @@ import pytest
 
 import hpt.search
 from hpt.console.beginning import read_config
-from hpt.console.settings import SearchConfig, Slots, to_json
+from hpt.console.settings import SearchConfig, to_json
+from hpt.console.setup import Slots
 from hpt.console.trainers import TrainerOptions, build, check_strategy, presets
 from search.execution.contract import Job, Progress, finish
 from search.execution.external.command import Command

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from hpt.console.progress import doing
 from hpt.console.screen import answer_panel
-from hpt.console.settings import Setup
+from hpt.console.setup import Setup
 from hpt.console.trainers import command_line
 from hpt.reports.files import write_report
 from hpt.reports.numbers import duration, of_given

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import asdict, replace
+from dataclasses import replace
 
-from hpt.console.local import nothing_timed
-from hpt.console.settings import TARGET_FILE, SearchConfig, Setup, Slots, make_problem, to_json
+from hpt.console.screen import planned
+from hpt.console.settings import TARGET_FILE, SearchConfig, to_json
+from hpt.console.setup import Setup, Slots, make_problem
+from hpt.console.timing import timing_record
 from hpt.console.trainers import build, check_strategy
 from search.execution.asktell import AskTell
 from search.execution.store import SearchDir
@@ -43,8 +45,8 @@ def begin_asked(config: SearchConfig, directory: SearchDir) -> None:
     target = search.problem.target
     if config.target.endswith(".toml"):
         write_target(directory.path / TARGET_FILE, preset(config.target))
-    plan = [{"name": s.name, "trials": s.trials, "tokens": s.tokens, "cost": asdict(s.cost)} for s in stages]
+    plan, asking = [planned(stage) for stage in stages], search.document(config.strategy)
     document = {"id": uuid.uuid4().hex, "search": to_json(config), "target": to_dict(target), "data": {}, "timings": {},
-                "launch_seconds": 0.0, "asked": search.document(config.strategy), "plan": plan}  # fmt: skip
+                "launch_seconds": 0.0, "asked": asking, "plan": plan}  # fmt: skip
     directory.write_config(document)
-    directory.append(nothing_timed(target))
+    directory.append(timing_record(target))

@@ -208,12 +208,6 @@ def _named(words: str) -> str:
     return words.replace("{strategies}", " ".join(STRATEGIES))
 
 
-def flags_of(guide: Guide) -> list[str]:
-    """The long flags that it names."""
-    words = [word for lines in guide.groups.values() for flag, _ in lines for word in flag.replace(",", "").split()]
-    return [word for word in words if word.startswith("--")]
-
-
 def settings_of(name: str) -> type:
     """A dataclass with the settings of one strategy, as --help-strategy NAME tells of them."""
     from search.strategies import STRATEGIES, load

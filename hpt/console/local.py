@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
 
-from hpt.console.beginning import fingerprint
-from hpt.console.settings import SearchConfig, Setup, Slots, make_problem, to_json
+from hpt.console.beginning import check_same_data, fingerprint
+from hpt.console.settings import SearchConfig
+from hpt.console.setup import Setup, Slots, make_problem
+from hpt.console.timing import document_of, in_this_process, timed
 from hpt.console.trainers import build, check_strategy
-from search.budget import Spending, Timing, shape_key
+from search.budget import Spending, Timing
 from search.execution.alone import run_alone
-from search.execution.external.command import Command
 from search.execution.external.function import given
-from search.execution.external.measure import measure
 from search.execution.session import Session
 from search.execution.store import SearchDir
 from search.records import History, Trial
-from trainer.architecture.counts import run_flops
-from trainer.config import RunConfig, to_dict
 from trainer.data import prepare
 from trainer.devices import usable_cpus
 from trainer.errors import UserError
@@ -73,67 +69,20 @@ def begin(setup: Setup) -> Session:
     directory, document = setup.directory, dict[str, Any]()
     if setup.resumed:
         document = directory.read_config("timings")
+        check_same_data(document.get("data", {}), fingerprint(setup.data), directory.path)
         timings = {key: Timing(**values) for key, values in document["timings"].items()}
         trials = directory.read_trials()
         trials += directory.settle(trials)
     else:
         setup.strategy.plan(History(problem=make_problem(setup, {})))  # what is hopeless is told at once
-        timings, record = timed(setup)
+        timings, record = timed(setup, in_this_process(setup))
         trials = [record]
-        values = {"id": uuid.uuid4().hex, "search": to_json(setup.config), "target": to_dict(setup.target),
-                  "data": fingerprint(setup.data), "timings": {k: to_dict(v) for k, v in timings.items()},
-                  "launch_seconds": 0.0, "calibration": record.to_json(), "plan": []}  # fmt: skip
-        directory.write_config(values)
+        directory.write_config({**document_of(setup, timings, record), "plan": []})
         directory.append(record)
     seedless = setup.trainer is not None and not setup.trainer.can.seeds
     patience = None if setup.trainer is None else 3
     problem = make_problem(setup, timings)
     return Session(setup.strategy, problem, trials, cap=setup.cap, seedless=seedless, patience=patience)
-
-
-def timed(setup: Setup) -> tuple[dict[str, Timing], Trial]:
-    """By shape what its steps take, and the bill of finding out. Of somebody else's trainer only where the budget is in
-    time or money."""
-    from search.execution.worker import calibrate_here
-
-    free, cap = make_problem(setup, {}), setup.cap
-    shapes = setup.strategy.shapes(History(problem=free)) or [setup.target]
-    runs, seconds, flops = list({run.model: run for run in shapes}.values()), 0.0, 0.0
-    timings = dict[str, Timing]()
-    if setup.trainer is None:
-        assert setup.data is not None
-        for run in runs:
-            c = calibrate_here(run, setup.data, setup.slots.threads, 1, None)
-            timings[shape_key(run)] = Timing(step_seconds=c.typical_seconds, eval_seconds=c.eval_seconds,
-                                             startup_seconds=c.startup_seconds)  # fmt: skip
-            seconds, flops = seconds + c.total_seconds, flops + run_flops(run, c.tokens)
-    elif cap.usd is not None or cap.hours is not None:
-        runs = foreign_runs(setup.trainer, runs, setup.target)
-        steps = setup.config.trainer_options.calibrate
-        found, seconds, flops = measure(setup.trainer, runs, steps, setup.slots.threads)
-        timings = {shape_key(run): timing for run, timing in zip(runs, found, strict=True)}
-    usd = seconds / 3600 * free.cost.usd_per_hour
-    return timings, nothing_timed(runs[0], Spending(seconds, flops, usd))
-
-
-def foreign_runs(trainer: Command, runs: list[RunConfig], target: RunConfig) -> list[RunConfig]:
-    """Those of somebody else's trainer that are timed: the cheapest shape, and the target's."""
-    cheapest = min(runs, key=run_flops)
-    return [cheapest, *([target] if trainer.can.sizes and cheapest.model != target.model else [])]
-
-
-def nothing_timed(run: RunConfig, bill: Spending = FREE) -> Trial:
-    """The first record of a history: what measuring the steps cost."""
-    return Trial(
-        id="calibration",
-        run=replace(run, lr=1e-6),
-        horizon=run.batch,
-        status="pruned",
-        seconds=bill.seconds,
-        usd=bill.usd,
-        flops=bill.flops,
-        tags={"stage": "calibration", "launch_seconds": 0.0},
-    )
 
 
 def run(setup: Setup, session: Session) -> None:

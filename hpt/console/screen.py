@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
 
 from rich.box import SIMPLE
 from rich.panel import Panel
@@ -13,6 +15,11 @@ from hpt.reports.numbers import duration, short
 from search.budget import Spending
 from search.records import Recommendation
 from search.strategy import Stage, wall_seconds
+
+
+def planned(stage: Stage) -> dict[str, Any]:
+    """A stage for config.json, so that what was spent can be set beside it."""
+    return {"name": stage.name, "trials": stage.trials, "tokens": stage.tokens, "cost": asdict(stage.cost)}
 
 
 def plan_table(stages: Sequence[Stage], slots: int, priced: bool, launch: float = 0.0) -> Fitting:

@@ -14,12 +14,7 @@ from hpt.console import cli
 from hpt.console.assumed import Assumed
 from hpt.console.trainers import OWN, TrainerOptions
 from scaling.compute_optimal import LAW
-from search.budget import Budget, CostModel, Spending, Timing
-from search.execution.contract import EVERYTHING
-from search.execution.external.command import Command
-from search.execution.store import SearchDir
-from search.records import Problem
-from search.shapes.ladder import ladder
+from search.budget import Budget
 from search.strategies import load
 from search.strategies.data_scaling import DataScaling
 from search.strategies.early_stopping import EarlyStopping
@@ -34,21 +29,17 @@ from search.strategies.transfer import Transfer
 from search.strategy import Strategy
 from trainer.architecture.counts import parameters, run_flops
 from trainer.config import RunConfig, from_dict, override
-from trainer.data import Prepared
-from trainer.devices import peak_speed, usable_cpus
 from trainer.errors import UserError
-from trainer.evals.score import LIMIT, Reading
+from trainer.evals.score import LIMIT
 from trainer.presets import preset
 
 if TYPE_CHECKING:  # torch takes 1.5 s to import, and whoever asks for --help needs none of it
-    from trainer.evals.suite import Suite
+    pass
 
 FINETUNE = "finetune:"
 """What a target begins with that is the fine-tuning of a run."""
 TARGET_FILE = "target.toml"
 """In a search's directory, where its target was a file: a copy."""
-RESERVE = 0.1
-"""Of the caps on time and money, beyond what is planned: trials take longer than forecast, and the last ones count."""
 NOT_SAVED = ("name", "out", "resume", "dry_run", "ask_only", "save_target", "device", "mfu", "tracking_uri", "json",
              "quiet")  # fmt: skip
 """What does not decide a search."""
@@ -225,74 +216,6 @@ class SearchConfig(cli.Common):
         return Budget(usd=self.budget_usd, hours=hours, flops=flops)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Slots:
-    """How trials share the hardware."""
-
-    count: int
-    gpu: int
-    """GPUs of a slot."""
-    threads: int
-    per_device: float
-    """Slots that share a device; below 1: devices share a slot (--trainer.devices)."""
-
-    @staticmethod
-    def of(config: SearchConfig) -> Slots:
-        import torch
-
-        if config.device is not None:
-            return Slots(count=config.slots or 1, gpu=int(config.device != "cpu"), threads=1, per_device=1)
-        if torch.cuda.is_available():
-            devices = config.trainer_options.devices
-            count = config.slots or max(1, torch.cuda.device_count() // devices)
-            return Slots(count=count, gpu=devices, threads=1, per_device=1 / devices)
-        cpus = usable_cpus()
-        count = config.slots or cpus
-        return Slots(count=count, gpu=0, threads=max(1, cpus // count), per_device=count)
-
-    @staticmethod
-    def of_cluster(wanted: int | None, *, nodes: int, cpus: int, gpus: int, more_gpus: float, each: int = 1) -> Slots:
-        """The driver's own GPUs say nothing of a cluster, whose head often has none. more_gpus: that may still come;
-        each: that a trial takes."""
-        if gpus + more_gpus > 0:
-            most = gpus + int(more_gpus) if math.isfinite(more_gpus) else gpus
-            return Slots(count=wanted or max(1, most // each), gpu=each, threads=1, per_device=1 / each)
-        count = wanted or cpus
-        return Slots(count=count, gpu=0, threads=max(1, cpus // count), per_device=-(-count // nodes))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setup:
-    """A search made ready: everything that is decided before the first trial."""
-
-    config: SearchConfig
-    slots: Slots
-    strategy: Strategy
-    target: RunConfig
-    data: Prepared | None
-    """None: of somebody else's trainer, or where nothing is trained."""
-    directory: SearchDir
-    resumed: bool
-    trainer: Command | None = None
-    """None: hpt's own."""
-    suite: Suite | None = None
-    """Tasks that trials are scored on."""
-    begun: SearchConfig | None = None
-    """Its configuration before it was topped up."""
-
-    @property
-    def checkpoints(self) -> str:
-        """Where trunks are, each search's own: nothing for the search directory."""
-        address, _, options = (self.config.checkpoints or "").partition("?")
-        mine = f"{address.rstrip('/')}/{self.directory.path.name}" if address else ""
-        return f"{mine}?{options}" if options else mine
-
-    @property
-    def cap(self) -> Budget:
-        """What may be spent."""
-        return self.config.build_budget(self.target, self.slots.per_device)
-
-
 def times(text: str) -> float:
     """20 of "20x"; 0: it is not of that form."""
     number = text.removesuffix("x")
@@ -312,47 +235,6 @@ def override_data(run: RunConfig, corpus: str | None, tokenizer: str | None) -> 
     """The run on another corpus or with another tokenizer, where given."""
     given = {k: v for k, v in (("corpus", corpus), ("tokenizer", tokenizer)) if v is not None}
     return replace(run, data=replace(run.data, **given))
-
-
-def make_problem(setup: Setup, timings: dict[str, Timing], launch: float = 0.0) -> Problem:
-    """What the strategy is asked. launch: seconds that one worker takes to start."""
-    config, slots = setup.config, setup.slots
-    read = setup.suite.reading(setup.target) if setup.suite else Reading(0, 1.0)
-    planned = config if setup.strategy.grows else setup.begun or config
-    peak = 0.0 if setup.trainer is not None else peak_speed(setup.target)
-    if config.device is not None:
-        peak = config.assumed.device.peak_tflops * 1e12
-    return Problem(
-        target=setup.target,
-        budget=plans_with(planned, setup.target, slots, launch),
-        cost=CostModel(
-            usd_per_hour=config.usd_per_hour / slots.per_device,
-            flops_per_second=0.0 if timings else peak / slots.per_device,
-            timings=timings,
-            task_tokens=read.tokens,
-            task_share=read.share,
-        ),
-        lr_range=config.lr_range,
-        proxies=menu(setup),
-        seed=config.seed,
-    )
-
-
-def menu(setup: Setup) -> tuple[RunConfig, ...] | None:
-    """The runs that `transfer` may ask for, where the trainer cannot train all that it would; else None: any."""
-    can = EVERYTHING if setup.trainer is None else setup.trainer.can
-    strategy = setup.strategy
-    if not isinstance(strategy, Transfer) or (can.sizes and can.batches):
-        return None
-    batches = ((2.0, 1.0, 0.5, 0.25) if strategy.search == "lr,batch" else (1.0, 0.25)) if can.batches else (1.0,)
-    return ladder(setup.target, strategy.sizes if can.sizes else (1.0,), strategy.horizons, batches)
-
-
-def plans_with(config: SearchConfig, target: RunConfig, slots: Slots, launch: float) -> Budget:
-    """The budget less what no plan may use."""
-    budget, seconds = config.build_budget(target, slots.per_device), launch * slots.count
-    held = Spending(seconds, 0.0, seconds / 3600 * config.usd_per_hour / slots.per_device)
-    return replace(budget, reserve=RESERVE, held=held)
 
 
 def to_json(config: SearchConfig) -> dict[str, Any]:

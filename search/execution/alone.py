@@ -63,7 +63,9 @@ def _loop(
                 break
             if not taken:
                 break
-            job = Job(proposals=tuple(taken), data=data, checkpoints=str(directory.checkpoints), threads=threads)
+            timing = desk.session.problem.cost.timing(taken[0].run)
+            job = Job(proposals=tuple(taken), data=data, checkpoints=str(directory.checkpoints), threads=threads,
+                      compile=bool(timing and timing.compiled))  # fmt: skip
             jobs[f"job-{number}"] = trainer.begin(job)
             number += 1
         if not jobs and (over or desk.error):
