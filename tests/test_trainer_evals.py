@@ -316,5 +316,5 @@ def test_every_development_file_is_read(shared: Path, encoding: tiktoken.Encodin
     for task, name in names.items():
         for score in evaluate(model, encoding, task, shared / "eval" / name, 8):
             assert score.value > 0 or score.name.startswith("acc"), (task, score)
-            assert score.count == 8 or "/" in score.name
+            assert score.count == 8 or task == "blimp" and score.name != "acc", (task, score)
     assert set(names) | {"val", "hellaswag", "arc_easy", "winogrande"} == set(EVALUATORS)
