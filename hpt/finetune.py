@@ -45,15 +45,17 @@ class FinetuneConfig(cli.Common):
     weights: tuple[float, ...] = ()
     """How often each task's rows are in the mixture, in the order of --tasks; default: once."""
     heads: bool = False
-    """Train a small head for each task, on the last token (first, of a masked model), instead of text."""
+    """Train a small head for each task instead of text: on the last token (first, of a masked model), or one that marks
+    where the answer stands (squad)."""
     lr: float | None = None
     """Peak learning rate; default: 0.3 x pretraining's."""
     epochs: float = 3.0
     """Times that every row is read; with --heads the best one counts."""
     batch: int | None = None
     """Tokens a step (with --heads: examples, 32 by default)."""
-    length: int = 128
-    """With --heads: tokens that are read of an example."""
+    length: int | None = None
+    """With --heads: tokens that are read of an example; default: 128. Of a text with an answer (squad): of each of its
+    windows; default: 384. Never more than the context."""
     limit: int | None = None
     """At most so many training rows of each task, spread evenly over its file."""
     seed: int = 0
@@ -103,7 +105,7 @@ def _heads(config: FinetuneConfig, trained: Trained, tasks: Sequence[Task], give
         lr=config.lr or SHARE_OF_LR * (trained.run.lr or 1e-4),
         epochs=max(1, round(config.epochs)),
         batch=config.batch or 32,
-        length=min(config.length, trained.run.model.context),
+        length=config.length,
         seed=config.seed,
         patience=config.patience,
     )

@@ -149,7 +149,7 @@ def test_heads(causal: Path, place: Path, capsys: pytest.CaptureFixture[str], mo
     argv += ["--epochs", "6", "--batch", "16"]
     assert main([*argv, "--seeds", "2"]) == 0
     told = capsys.readouterr().out
-    assert "majority" in told and "seed 1" in told
+    assert "baseline" in told and "seed 1" in told
     found = json.loads(Path("heads/heads.json").read_text())["rte"]
     values = [seed["scores"]["acc"] for seed in found["seeds"].values()]
     assert len(values) == 2 and sum(values) / 2 > found["majority"]["acc"]
@@ -166,10 +166,14 @@ def test_heads(causal: Path, place: Path, capsys: pytest.CaptureFixture[str], mo
 def test_heads_of_a_masked_model(
     tmp_path_factory: pytest.TempPathFactory, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """A class, and the place of an answer."""
     masked = pretrained(tmp_path_factory.mktemp("masked"), "bert")
-    argv = ["--tasks", "rte", "--data", "rte=rte.jsonl", "--out", "heads", "--limit", "40", "--epochs", "1"]
+    argv = ["--tasks", "rte", "squad", "--data", "rte=rte.jsonl", "squad=squad.jsonl", "--out", "heads"]
+    argv += ["--limit", "40", "--epochs", "1"]
     assert main([str(masked), *argv, "--heads", "--json"]) == 0
-    assert 0 <= json.loads(capsys.readouterr().out)["rte"]["seeds"]["0"]["scores"]["acc"] <= 1
+    found = json.loads(capsys.readouterr().out)
+    assert 0 <= found["rte"]["seeds"]["0"]["scores"]["acc"] <= 1
+    assert {"f1", "em"} <= found["squad"]["majority"].keys() <= found["squad"]["seeds"]["0"]["scores"].keys()
     with pytest.raises(UserError, match="A masked language model writes no answers: give --heads"):
         main([str(masked), *argv])
 
@@ -182,7 +186,10 @@ BAD = {
     "data's form": (["--tasks", "rte", "--data", "rte.jsonl"], "not of the form TASK=PATH"),
     "data of another": (["--tasks", "rte", "--data", "cola=x"], "cola, which is not among --tasks"),
     "no rows": (["--tasks", "rte"], "The rows of rte are missing: add --download"),
-    "heads of text": (["--tasks", "squad", "--heads", "--data", "squad=squad.jsonl"], "squad is answered by text"),
+    "heads of text": (
+        ["--tasks", "cnn_dailymail", "--heads", "--data", "cnn_dailymail=cnn.jsonl"],
+        "cnn_dailymail is written: leave",
+    ),
     "set of heads": (["--tasks", "rte", "--heads", "--set", "lr=1", "--data", "rte=rte.jsonl"], "leave them out"),
 }
 

@@ -20,9 +20,11 @@ from trainer.data.tokenizer import load_tokenizer, train_tokenizer
 from trainer.errors import UserError
 from trainer.finetune.decoding import Cache, Decoding, write
 from trainer.finetune.encoding import Counts, encode, encode_all, prompt
-from trainer.finetune.heads import HeadSettings, HeadTraining, encoded, pooled
+from trainer.finetune.heads import HeadSettings, HeadTraining
+from trainer.finetune.labelhead import encoded, pooled
 from trainer.finetune.mixture import Part, make_rows, mixed
 from trainer.finetune.packing import best_fit, pack
+from trainer.finetune.spanhead import likeliest, windows
 from trainer.loop import Training
 from trainer.tasks import TASKS, Example
 
@@ -222,4 +224,59 @@ def test_a_head_for_values(encoding) -> None:  # type: ignore[no-untyped-def]
     training = HeadTraining(Transformer(RUN), RUN, encoding, TASKS["stsb"], settings)
     found = training.train(some, some[:50])
     assert found.scores[0].name == "pearson" and found.scores[0].value > 0.9
-    assert abs(training.predict(encoded(encoding, some[:50], 24, Counts()))[0].mean() - 2.5) < 0.5
+    assert abs(training.reader.predict(some[:50])[0].mean() - 2.5) < 0.5
+
+
+def asked(count: int, seed: int = 0) -> list[Example]:
+    """Which animal is good: the answer stands behind that word, somewhere in the text."""
+    rng, found = random.Random(seed), []
+    for _ in range(count):
+        words = [rng.choice(WORDS[:4]) for _ in range(rng.randrange(2, 9))]
+        at, answer = rng.randrange(len(words)), rng.choice(["dog", "man"])
+        text = " ".join([*words[:at], "good", answer, *words[at:]])
+        start = text.index("good ") + 5
+        found.append(
+            Example(source=text, after=" Question: good", answers=(answer,), keep=(start, start + len(answer)))
+        )
+    return found
+
+
+@pytest.mark.parametrize("length", [20, 64])
+def test_windows_hold_the_whole_text_and_know_where_answers_stand(length: int, encoding) -> None:  # type: ignore[no-untyped-def]
+    some, seen = asked(40), set[int]()
+    texts = dict[int, set[int]]()
+    for window in windows(encoding, some, length, Counts()):
+        example = some[window.example]
+        begin, end = (len(example.source[:at].encode()) for at in example.keep or ())
+        texts.setdefault(window.example, set()).update(range(window.bounds[0], window.bounds[-1]))
+        assert len(window.tokens) <= length
+        first, last = window.places(begin, end)
+        if first != window.none:
+            seen.add(window.example)
+            pieces = encoding.decode(window.tokens[first : last + 1])
+            assert pieces.strip() == example.answers[0] and window.first <= first <= last < window.none
+    assert seen == set(range(40))
+    assert all(texts[k] == set(range(len(e.source.encode()))) for k, e in enumerate(some))
+
+
+def test_the_likeliest_pair_is_what_trying_all_finds() -> None:
+    rng = np.random.default_rng(0)
+    for count in (1, 5, 40):
+        begin, end = rng.normal(size=count), rng.normal(size=count)
+        tried = {(i, j): begin[i] + end[j] for i in range(count) for j in range(i, min(count, i + 30))}
+        value, start, stop = likeliest(begin, end)
+        assert (start, stop) == max(tried, key=lambda pair: tried[pair]) and value == pytest.approx(max(tried.values()))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
+def test_a_span_head_finds_answers(family: str, encoding) -> None:  # type: ignore[no-untyped-def]
+    """Also where the text has several windows; of a task with unanswerable questions, those are told apart."""
+    run = override(RUN, [f"family={family}", "model.positions=rope"])
+    none = [replace(e, source=e.source.replace("good", "bad"), answers=("unanswerable",), keep=None) for e in asked(80)]
+    for task, train, held in (
+        ("squad", asked(240), asked(40, seed=1)),
+        ("squad_v2", asked(240) + none, asked(40, seed=1) + none[:20]),
+    ):
+        settings = HeadSettings(lr=4e-3, epochs=10, batch=16, length=28, seed=1)
+        found = HeadTraining(Transformer(run), run, encoding, TASKS[task], settings).train(train, held)
+        assert found.scores[0].name == "f1" and found.scores[0].value > 0.8, (task, found.curve)

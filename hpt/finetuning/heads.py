@@ -24,10 +24,13 @@ from trainer.checkpoints.trained import Trained, open_trained
 from trainer.config import to_dict
 from trainer.data.tokenizer import NAMED, to_json
 from trainer.errors import UserError
+from trainer.evals.score import Score
 from trainer.files import read_json, write_atomic
+from trainer.finetune.answering import baseline
 from trainer.finetune.heads import HeadSettings, HeadTraining, Tuned
 from trainer.tasks import TASKS, Example, Task
 from trainer.tasks.labels import majority, scores
+from trainer.tasks.squad import NONE
 
 Result = dict[str, Any]
 
@@ -52,7 +55,8 @@ def tune_heads(plan: Heads, trained: Trained, tasks: Sequence[Task], given: Give
         if task.kind == "text":
             others = ", ".join(name for name, known in TASKS.items() if known.kind != "text")
             raise UserError(
-                f"--heads needs labels, and {task.name} is answered by text: leave --heads out, or {others}."
+                f"--heads needs labels or answers that stand in the text, and {task.name} is written: leave --heads "
+                f"out, or {others}."
             )
     kept = plan.out / "heads.json"
     if trained.encoding.name not in NAMED:
@@ -62,7 +66,7 @@ def tune_heads(plan: Heads, trained: Trained, tasks: Sequence[Task], given: Give
         train, validation = examples_of(
             task, given.get(task.name, {}), plan.download, plan.limit, console.print, heads=True
         )
-        mark = _mark(plan, trained, train, validation)
+        mark = _mark(plan, task, trained, train, validation)
         if results.get(task.name, {}).get("mark") != mark:
             results[task.name] = _new(task, train, validation, mark)
         for seed in range(plan.settings.seed, plan.settings.seed + plan.seeds):
@@ -77,19 +81,29 @@ def tune_heads(plan: Heads, trained: Trained, tasks: Sequence[Task], given: Give
     return shown
 
 
-def _mark(plan: Heads, trained: Trained, train: Sequence[Example], validation: Sequence[Example]) -> str:
+def _mark(plan: Heads, task: Task, trained: Trained, train: Sequence[Example], validation: Sequence[Example]) -> str:
     """Names everything that a result depends on but the seed."""
     described = [to_dict(trained.run), trained.step, asdict(replace(plan.settings, seed=0))]
     digest = hashlib.blake2b(json.dumps(described).encode(), digest_size=8)
     for example in (*train, *validation):
         digest.update(repr((example.source, example.after, example.label)).encode())
+        if task.kind == "span":
+            digest.update(repr((example.answers, example.keep)).encode())
     return digest.hexdigest()
 
 
 def _new(task: Task, train: Sequence[Example], validation: Sequence[Example], mark: str) -> Result:
-    guess = majority(validation, train, task.kind == "value")
-    baseline = {s.name: s.value for s in scores(task.metrics, validation, guess)}
-    return {"mark": mark, "train": len(train), "validation": len(validation), "majority": baseline, "seeds": {}}
+    floor = {s.name: s.value for s in floors(task, train, validation)}
+    return {"mark": mark, "train": len(train), "validation": len(validation), "majority": floor, "seeds": {}}
+
+
+def floors(task: Task, train: Sequence[Example], validation: Sequence[Example]) -> list[Score]:
+    """What no model is needed for: the commonest label; of answers in a text its first words, or none at all."""
+    if task.kind != "span":
+        return scores(task.metrics, validation, majority(validation, train, task.kind == "value"))
+    said = [baseline(task, validation), *([[NONE] * len(validation)] if task.may_be_none else [])]
+    found = [[s for s in task.texts(validation, texts) if "/" not in s.name] for texts in said]
+    return max(found, key=lambda some: some[0].value)
 
 
 def _one(
@@ -108,7 +122,7 @@ def _one(
     save_checkpoint(file, tuned.tensors, {"step": trained.step, "run": to_dict(trained.run), **about})
     cut = training.counts
     if cut.shortened:
-        console.print(f"  {cut.shortened:,} of {cut.examples:,} examples were longer than {settings.length} tokens")
+        console.print(f"  {cut.shortened:,} of {cut.examples:,} examples were longer than {training.length} tokens")
     found = {
         "scores": {s.name: s.value for s in tuned.scores},
         "errors": {s.name: s.standard_error for s in tuned.scores},
@@ -130,7 +144,7 @@ def _mirror(plan: Heads, task: Task, seed: int, trained: Trained, tuned: Tuned, 
     final = FinalRun(id=uuid.uuid4().hex, experiment=plan.out.name, uri=plan.uri, tags=tags, run=run)
     mirror = FinalMirror(final, lambda text: None)
     rows = [
-        {"tokens": epoch, "train_loss": loss, "scores": {f"{task.name}_{task.metrics[0]}": value}}
+        {"tokens": epoch, "train_loss": loss, "scores": {f"{task.name}_{tuned.scores[0].name}": value}}
         for epoch, (loss, value) in enumerate(zip(tuned.losses, tuned.curve, strict=False), start=1)
     ]
     mirror.rows(rows)
@@ -139,9 +153,9 @@ def _mirror(plan: Heads, task: Task, seed: int, trained: Trained, tuned: Tuned, 
 
 
 def table(results: Mapping[str, Result], title: str) -> Table:
-    """A row a metric: mean over seeds, their deviation, and the commonest label's."""
+    """A row a metric: mean over seeds, their deviation, and the baseline's."""
     out = Table(box=SIMPLE, title=title, title_justify="left")
-    for header in ("task", "metric", "mean", "sd", "majority", "seeds", "best epoch", "examples", "tokens/s"):
+    for header in ("task", "metric", "mean", "sd", "baseline", "seeds", "best epoch", "examples", "tokens/s"):
         out.add_column(header, justify="left" if header in ("task", "metric") else "right")
     for task, result in results.items():
         seeds = list(result["seeds"].values())
@@ -157,11 +171,11 @@ def table(results: Mapping[str, Result], title: str) -> Table:
 
 
 def warnings(results: Mapping[str, Result]) -> list[str]:
-    """Of tasks whose leading metric is not above the commonest label's."""
+    """Of tasks whose leading metric is not above the baseline's."""
     found = []
     for task, result in results.items():
         name, floor = next(iter(result["majority"].items()))
         mean = float(np.mean([seed["scores"][name] for seed in result["seeds"].values()]))
         if mean <= floor:
-            found.append(f"{task}: {name} {mean:.4f} is no better than the commonest label's {floor:.4f}")
+            found.append(f"{task}: {name} {mean:.4f} is no better than the baseline's {floor:.4f}")
     return found

@@ -81,7 +81,7 @@ def head_rows(results: dict[str, Any]) -> tuple[tuple[str, ...], Rows]:
             values = [seed["scores"][name] for seed in result["seeds"].values()]
             sd = f"{np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
             rows.append((task, name, f"{np.mean(values):.4f}", sd, f"{floor:.4f}", str(len(values))))
-    return ("task", "metric", "mean", "sd", "majority", "seeds"), rows
+    return ("task", "metric", "mean", "sd", "baseline", "seeds"), rows
 
 
 def examples(path: Path) -> list[str]:

@@ -52,8 +52,10 @@ class Task:
     """How texts are scored."""
     columns: tuple[str, ...]
     """That a row must have."""
-    kind: Literal["text", "label", "value"] = "text"
-    """label and value: a head may be trained."""
+    kind: Literal["text", "label", "value", "span"] = "text"
+    """All but text: a head may be trained. span: an answer stands in the source, at an example's `keep`."""
+    may_be_none: bool = False
+    """Of a span: some questions have no answer in the source."""
     labels: tuple[str, ...] = ()
     """The word of each class."""
     metrics: tuple[str, ...] = ()
