@@ -6,10 +6,12 @@ import json
 import os
 import random
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from hpt.console.beginning import free_directories
 from hpt.console.settings import SearchConfig
@@ -266,3 +268,36 @@ def test_the_hand_in_of_a_run_with_its_fine_tunings(causal: Path, place: Path) -
     pictures = re.findall(r"\]\(([^)]+\.svg)\)", text)
     assert pictures and all((run / name).is_file() for name in pictures)
     assert report([str(run) + "-ft"]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # peft's, of transformers
+def test_lora_by_peft_goes_there_and_back(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The page's way: the weights that come back are W + BA, and the tokenizer is still the model's."""
+    peft = pytest.importorskip("peft")
+    from transformers import AutoModelForCausalLM
+
+    from hpt.convert import main as convert
+
+    run = pretrained(tmp_path_factory.mktemp("llama"), "llama")
+    assert convert([str(run), str(tmp_path / "there"), "--to", "hf", "--quiet"]) == 0
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "there")
+    model = peft.get_peft_model(plain, peft.LoraConfig(r=4, target_modules="all-linear"))
+    optimizer = torch.optim.AdamW((p for p in model.parameters() if p.requires_grad), lr=1e-2)
+    tokens = torch.randint(0, 256, (4, 32), generator=torch.Generator().manual_seed(0))
+    for _ in range(5):
+        loss = model(input_ids=tokens, labels=tokens).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    with torch.no_grad():
+        wanted = model.eval()(input_ids=tokens).logits
+    model.merge_and_unload().save_pretrained(tmp_path / "lora")
+    for file in (tmp_path / "there").glob("tokenizer*"):
+        shutil.copy(file, tmp_path / "lora")
+    assert convert([str(tmp_path / "lora"), str(tmp_path / "back"), "--to", "hpt", "--quiet"]) == 0
+    back = open_trained(tmp_path / "back")
+    with torch.no_grad():
+        found = back.model(tokens)
+    torch.testing.assert_close(found[..., : wanted.shape[-1]], wanted, atol=1e-4, rtol=1e-4)
+    assert back.encoding.decode(back.encoding.encode_ordinary("Rome")) == "Rome"
