@@ -113,6 +113,59 @@ def test_tokens_by_ratio_or_steps(tmp_path: Path) -> None:
     assert len(load_table(written(tmp_path / "c.csv", odd), Columns(ratio="q"), context=128).cells) == 4
 
 
+@pytest.mark.parametrize(
+    ("columns", "tokens"),
+    [
+        ({"batch_size": 64, "seq_len": 1024}, 65536),
+        ({"batch_size": 65536, "seq_len": 1024}, 65536),  # a step holds a sequence at least: these are tokens
+        ({"batch_size": 65536, "seq_len": 1024, "grad_accum": 8}, 65536),
+        ({"batch_size": 4, "block_size": 512, "gradient_accumulation_steps": 40}, 4 * 512 * 40),  # nanoGPT
+        ({"per_device_train_batch_size": 8, "world_size": 4, "gradient_accumulation_steps": 2, "seq_length": 256},
+         8 * 4 * 2 * 256),
+        ({"micro_batch_size": 8, "grad_accum": 3, "global_batch_size": 96, "max_seq_len": 128}, 96 * 128),
+        ({"batch_tokens": 32768, "batch_size": 32, "seq_len": 1024}, 32768),
+    ],
+)  # fmt: skip
+def test_a_step_s_tokens_are_what_its_columns_make(tmp_path: Path, columns: dict, tokens: int) -> None:
+    plain = [{k: v for k, v in row.items() if k != "bs"} | columns for row in runs()]
+    found = load_table(written(tmp_path / "runs.csv", plain))
+    assert {b for _, _, b in found.cells} == {tokens}
+    assert any(" x " in note for note in found.notes) == (tokens not in columns.values())
+
+
+def test_a_share_of_a_device_needs_its_context(tmp_path: Path) -> None:
+    plain = [{"per_device_batch_size" if k == "bs" else k: v for k, v in row.items()} for row in runs()]
+    assert {b for _, _, b in load_table(written(tmp_path / "runs.csv", plain), context=256).cells} == {4096}
+    plain = [row | {"d": 1e11} for row in plain]
+    with pytest.raises(UserError, match="give --context"):
+        load_table(written(tmp_path / "runs.csv", plain))
+
+
+def test_a_shape_a_perplexity_and_other_files(tmp_path: Path) -> None:
+    """N by depth and width, a loss by its exponential, JSON in three forms, decimal commas."""
+    wanted = load_table(written(tmp_path / "runs.csv", [r | {"n": 12 * 4 * 128**2} for r in runs((1e6,))]))
+    shaped = [{k: v for k, v in r.items() if k not in ("n", "loss")} | {"val/ppl": math.exp(r["loss"]), "n_layer": 4,
+              "n_embd": 128} for r in runs((1e6,))]  # fmt: skip
+    forms = {
+        "list.json": json.dumps(shaped),
+        "inside.json": json.dumps({"project": "x", "runs": shaped}),
+        "columns.json": json.dumps({k: {str(i): r[k] for i, r in enumerate(shaped)} for k in shaped[0]}),
+        "tab.txt": "\n".join("\t".join(map(str, row)) for row in (shaped[0].keys(), *(r.values() for r in shaped))),
+        "commas.csv": "\n".join(
+            ";".join(str(v).replace(".", ",") for v in row) for row in (shaped[0].keys(), *(r.values() for r in shaped))
+        ),
+    }
+    for name, text in forms.items():
+        (tmp_path / name).write_text(text)
+        found = load_table(tmp_path / name)
+        assert found.cells.keys() == wanted.cells.keys(), name
+        for key, cell in wanted.cells.items():
+            np.testing.assert_allclose(found.cells[key].log_lr, cell.log_lr)
+            np.testing.assert_allclose(found.cells[key].loss, cell.loss)
+        assert any("12 x depth x width^2" in note for note in found.notes)
+        assert any("perplexity" in note for note in found.notes)
+
+
 def test_divergence_by_flag_by_cap_and_by_sight(tmp_path: Path) -> None:
     rows = runs()
     for row in rows:

@@ -18,10 +18,18 @@ ALIASES = {
     "ratio": ("d_n", "tokens_per_parameter", "tokens_per_param", "tpp", "token_ratio"),
     "steps": ("ti", "steps", "train_steps", "num_steps", "total_steps", "max_steps", "iterations"),
     "lr": ("lr", "learning_rate", "peak_lr", "max_lr", "optimizer_lr"),
-    "batch": ("bs", "b", "batch", "batch_size", "batch_tokens", "global_batch_size", "train_batch_size",
-              "tokens_per_step", "batch_in_tokens"),
+    "batch": ("bs", "b", "batch", "batch_tokens", "tokens_per_step", "tokens_per_iter", "batch_in_tokens",
+              "global_batch_size", "batch_size", "train_batch_size", "per_device_train_batch_size",
+              "per_device_batch_size", "per_device_batch", "device_batch_size", "micro_batch_size",
+              "microbatch_size", "batch_size_per_gpu"),
+    "context": ("context", "context_length", "seq_len", "seq_length", "sequence_length", "block_size", "max_seq_len",
+                "max_seq_length", "max_sequence_length"),
+    "accumulation": ("gradient_accumulation_steps", "grad_accum_steps", "grad_accum", "gradient_accumulation",
+                     "accumulate_grad_batches"),
+    "workers": ("world_size", "num_gpus", "n_gpus", "num_devices", "data_parallel_size", "dp_size"),
     "loss": ("smooth_loss", "final_val_loss", "val_loss", "valid_loss", "validation_loss", "eval_loss", "final_loss",
-             "loss", "value", "objective", "objective_value", "train_loss"),
+             "loss", "value", "objective", "objective_value", "train_loss", "val_ppl", "val_perplexity",
+             "eval_perplexity", "eval_ppl", "perplexity", "ppl"),
     "diverged": ("diverged", "is_diverged", "has_diverged"),
     "status": ("status", "state"),
     "seed": ("seed", "random_seed"),
@@ -43,7 +51,7 @@ class Columns:
     params., metrics., config. and the like, and with a unit behind them (params_m, tokens_billions)."""
 
     n: str | None = None
-    """Parameters (non-embedding)."""
+    """Parameters (non-embedding); without it, 12 x depth x width^2."""
     active: str | None = None
     """Those that a token meets in a mixture of experts; where there is such a column, it is N."""
     total: str | None = None
@@ -59,9 +67,16 @@ class Columns:
     lr: str | None = None
     """Peak learning rate."""
     batch: str | None = None
-    """Batch, in tokens or (with --context) in sequences."""
+    """Batch, in tokens or (with --context, or where it is smaller than the column `context`) in sequences; a device's
+    share where it is called so (per_device_train_batch_size), times `accumulation` and `workers`."""
+    context: str | None = None
+    """Tokens of a sequence."""
+    accumulation: str | None = None
+    """Passes that make a step."""
+    workers: str | None = None
+    """Devices that share a step."""
     loss: str | None = None
-    """Final loss, nats a token; NaN or infinite: the run diverged."""
+    """Final loss, nats a token; NaN or infinite: the run diverged. Of a perplexity, its logarithm."""
     diverged: str | None = None
     """Whether a run diverged: 1, true or yes."""
     status: str | None = None
@@ -130,12 +145,11 @@ def find(
         found[key] = known if given is None else exact.get(given.strip().lower(), given)
     _settle(found, columns)
     sources = ("ratio", "steps", "flops")
+    told = {"d": any(found[s] for s in sources), "n": bool(found["depth"] and found["width"])}
     for key, number in (fallback or {}).items():
-        if found[key] is None and not (key == "d" and any(found[s] for s in sources)):
+        if found[key] is None and not told.get(key):
             found[key] = number
-    missing = [key for key in ("n", "d", "lr", "batch", "loss") if found[key] is None]
-    if "d" in missing and any(found[source] for source in sources):
-        missing.remove("d")
+    missing = [key for key in ("n", "d", "lr", "batch", "loss") if found[key] is None and not told.get(key)]
     if missing:
         raise UserError(
             f"{path} has no column for {', '.join(missing)}: it has {', '.join(there)}; "

@@ -26,21 +26,57 @@ def records_of(path: Path) -> list[dict[str, Any]]:
             found = [json.loads(line) for line in path.read_text("utf-8").splitlines() if line.strip()]
         elif path.suffix == ".parquet":
             found = pyarrow.parquet.read_table(path).to_pylist()
-        elif path.suffix in (".csv", ".tsv", ".gz"):
+        elif path.suffix == ".json":
+            found = _list_of(json.loads(path.read_text("utf-8")))
+        elif path.suffix in (".csv", ".tsv", ".txt", ".gz"):
             opener = gzip.open if path.suffix == ".gz" else open
             with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
                 header = file.readline()
                 file.seek(0)
-                found = list(csv.DictReader(file, delimiter=max(",;\t", key=header.count)))
+                mark = max(",;\t", key=header.count)
+                found = list(csv.DictReader(file, delimiter=mark))
+            if mark == ";":
+                found = _with_points(found)
         else:
-            raise UserError(f"{path}: a table is a .csv, .tsv, .csv.gz, .jsonl or .parquet file.")
+            raise UserError(f"{path}: a table is a .csv, .tsv, .csv.gz, .json, .jsonl or .parquet file.")
     except (ValueError, OSError, csv.Error) as error:  # not JSON, not UTF-8, not parquet
         raise UserError(f"{path} cannot be read as {path.suffix[1:]}: {str(error).splitlines()[0]}") from None
     if not found:
         raise UserError(f"{path} holds no runs.")
     if not all(isinstance(record, dict) for record in found):
-        raise UserError(f"{path}: each line must be a JSON object, a run.")
+        raise UserError(f"{path}: each run must be a JSON object.")
     return found
+
+
+def _list_of(document: Any) -> list[Any]:
+    """A list, or the one list of an object ({"runs": [...]}), or columns ({"lr": [...], "loss": [...]}, also by row
+    number, as pandas writes them)."""
+    if isinstance(document, dict) and document:
+        inner = [list(v.values()) if isinstance(v, dict) else v for v in document.values()]
+        lists = [value for value in inner if isinstance(value, list)]
+        if len(lists) == len(document) > 1 and len({len(value) for value in lists}) == 1:
+            return [dict(zip(document, row, strict=True)) for row in zip(*lists, strict=True)]
+        if len(lists) == 1:
+            return lists[0]
+    if not isinstance(document, list):
+        raise ValueError("it holds no list of runs")
+    return document
+
+
+COMMA = re.compile(r"^\s*[-+]?\d*,\d+([eE][-+]?\d+)?\s*$")
+THOUSANDS = re.compile(r"^\s*[-+]?[1-9]\d{0,2},\d{3}\s*$")
+
+
+def _with_points(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Decimal commas as points, in a file where a number shows that its commas are no thousands'."""
+    cells = [cell for record in found for cell in record.values() if isinstance(cell, str) and COMMA.match(cell)]
+    if all(map(THOUSANDS.match, cells)):
+        return found
+    commas = set(cells)
+    return [
+        {key: cell.replace(",", ".") if isinstance(cell, str) and cell in commas else cell for key, cell in r.items()}
+        for r in found
+    ]
 
 
 NESTED = ("config", "summary", "summary_metrics", "params", "metrics", "hparams")

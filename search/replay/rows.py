@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from search.replay.batches import batches
 from search.replay.columns import COUNTED, Columns, find, plain, unit_of
 from search.replay.files import flat, number, records_of
 from search.shapes.ladder import model_of
@@ -19,8 +20,8 @@ from trainer.architecture.counts import parameters
 from trainer.config import ModelConfig, from_dict
 from trainer.errors import UserError
 
-STEP_LAW_CONTEXT = 2048  # tokens: their column `bs` counts sequences
 MOST_STEPS = 1e7  # of one run: beyond, a batch that is said to be in tokens is in sequences
+N_OF_SHAPE = "12 x depth x width^2"
 ENDED = ("finished", "completed", "complete", "done", "success", "succeeded", "ok", "")
 DIVERGED = ("diverged", "nan", "exploded")
 TRUE = ("1", "1.0", "true", "yes", "y", "t")
@@ -108,9 +109,7 @@ def _from_trials(path: Path, records: list[dict[str, Any]]) -> Rows:
 
 def _from_columns(path: Path, records: list[dict[str, Any]], names: dict[str, str | None], context: int | None) -> Rows:
     found, left, bare = Rows(), 0, 0
-    unit = context or (STEP_LAW_CONTEXT if plain(str(names["batch"])) == "bs" else 1)
-    if names["batch"] not in records[0]:  # a number that all runs have, in tokens
-        unit = context or 1
+    step, perplexity = batches(records, names, context), is_perplexity(names["loss"])
     scales = {key: unit_of(name, key) for key, name in names.items()}
     for line, record in enumerate(records, start=1):
         values = {key: record.get(name, name) if name else None for key, name in names.items()}
@@ -122,7 +121,11 @@ def _from_columns(path: Path, records: list[dict[str, Any]], names: dict[str, st
             left += 1
             continue
         counted = {key: scales[key] * number(values[key]) for key in COUNTED}
-        row = _row(path, line, {**values, **counted}, names, unit)
+        values |= counted
+        values["batch"] = step.tokens(values)
+        if perplexity:
+            values["loss"] = _logarithm(number(values["loss"]))
+        row = _row(path, line, values, names)
         if status in DIVERGED or str(values["diverged"] or "").strip().lower() in TRUE:
             row.loss = math.inf
         found.rows.append(row)
@@ -131,15 +134,28 @@ def _from_columns(path: Path, records: list[dict[str, Any]], names: dict[str, st
             found.models[row.n] = model_of(row.n, **shape)
     found.note(left, f"did not end ({names['status']}): left out.")
     found.note(bare, "have neither an lr nor a loss: left out.")
-    _check_batches(path, found, names, unit)
+    _check_batches(path, found, names)
+    found.notes += [step.note] if step.note else []
+    if not names["n"]:
+        found.notes.append(f"N is {N_OF_SHAPE} ({names['depth']}, {names['width']}).")
+    if perplexity:
+        found.notes.append(f"{names['loss']} is taken for a perplexity: its logarithm is the loss.")
     if names["active"]:
         _one_sparsity(found, str(names["active"]), str(names["total"]))
     return found
 
 
-def _row(path: Path, line: int, values: dict[str, Any], names: dict[str, str | None], unit: int) -> Row:
-    n, lr, b = (number(values[key]) for key in ("n", "lr", "batch"))
-    b *= unit
+def is_perplexity(name: str | None) -> bool:
+    return name is not None and bool({"ppl", "perplexity"} & set(plain(name).split("_")))
+
+
+def _logarithm(value: float) -> float:
+    return math.log(value) if value > 0 else math.nan
+
+
+def _row(path: Path, line: int, values: dict[str, Any], names: dict[str, str | None]) -> Row:
+    lr, b = number(values["lr"]), values["batch"]
+    n = values["n"] if names["n"] else 12 * number(values["depth"]) * number(values["width"]) ** 2
     if names["d"]:
         d, what = number(values["d"]), names["d"]
     elif names["ratio"]:
@@ -148,7 +164,7 @@ def _row(path: Path, line: int, values: dict[str, Any], names: dict[str, str | N
         d, what = number(values["steps"]) * b, names["steps"]
     else:
         d, what = number(values["flops"]) / (6 * n), names["flops"]
-    for name, value in ((names["n"], n), (names["lr"], lr), (names["batch"], b), (what, d)):
+    for name, value in ((names["n"] or N_OF_SHAPE, n), (names["lr"], lr), (names["batch"], b), (what, d)):
         if not 0 < value < math.inf:
             raise UserError(f"{path}, run {line}: {name} is {value}, and it must be a positive number.")
     loss = number(values["loss"])
@@ -159,10 +175,8 @@ def _row(path: Path, line: int, values: dict[str, Any], names: dict[str, str | N
     return row
 
 
-def _check_batches(path: Path, found: Rows, names: dict[str, str | None], unit: int) -> None:
+def _check_batches(path: Path, found: Rows, names: dict[str, str | None]) -> None:
     """A batch in sequences that is taken for tokens makes every model's steps 1,000 times too many."""
-    if unit > 1 and found.rows:
-        found.notes.append(f"{names['batch']} counts sequences of {unit} tokens.")
     steps = max((row.d / row.b for row in found.rows), default=0)
     if steps > MOST_STEPS:
         raise UserError(
