@@ -28,7 +28,7 @@ class AdviseConfig(cli.Common):
     """Recommend a peak lr from a table of runs: a W&B, MLflow or Optuna export, a sheet, or hpt's own trials.jsonl."""
 
     table: Path | None = None
-    """Runs, one a row: .csv, .csv.gz, .tsv, .jsonl or .parquet."""
+    """Runs, one a row: .csv, .csv.gz, .tsv, .json, .jsonl or .parquet."""
     n: float | None = None
     """Parameters of the run that you want to make, counted as the table counts them (124e6)."""
     d: float | None = None

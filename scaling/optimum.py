@@ -110,19 +110,20 @@ class Decision:
 def decide(optimum: Optimum, log_lr: float, sd: float) -> Decision:
     """The lr of least expected excess loss, the optimum being normal about `log_lr`.
 
-    The high side is the steeper, so it is a shade below the mean.
+    The high side is the steeper, so it is a shade below the mean; never below the central half of what is believed, for
+    how steep a valley is far from its floor is a guess. Both regrets are 0 where the curvature is unknown.
     """
-    at_zero = replace(optimum, log_lr=0.0)
+    unit = replace(optimum, log_lr=0.0, curvature=1.0)  # where the least is does not depend on it
     nodes, weights = np.polynomial.hermite_e.hermegauss(41)
     weights = weights / weights.sum()
-    shifts = np.linspace(-2, 1, 121) * sd
-    expected = np.array([weights @ at_zero.excess(shift - sd * nodes) for shift in shifts])
+    shifts = np.linspace(-0.67, 0.33, 121) * sd
+    expected = np.array([weights @ unit.excess(shift - sd * nodes) for shift in shifts])
     best = int(np.argmin(expected))
-    ends = at_zero.excess(shifts[best] - 1.645 * sd * np.array([-1.0, 1.0]))
+    ends = unit.excess(shifts[best] - 1.645 * sd * np.array([-1.0, 1.0]))
     return Decision(
         log_lr=log_lr + float(shifts[best]),
-        expected_regret=float(expected[best]),
-        worst_regret=float(ends.max()),
+        expected_regret=optimum.curvature * float(expected[best]),
+        worst_regret=optimum.curvature * float(ends.max()),
     )
 
 

@@ -132,6 +132,17 @@ def test_decision_is_a_shade_below_the_mean_and_beats_it(sd: float, skew: float)
     assert found.expected_regret <= mean_loss * 1.1 and found.worst_regret > found.expected_regret
 
 
+@pytest.mark.parametrize("curvature", [0.0, 0.3])
+@pytest.mark.parametrize("sd", [0.1, 1.0, 2.1, 4.0])
+def test_a_decision_stays_in_the_central_half_and_an_unknown_curvature_moves_nothing(
+    sd: float, curvature: float
+) -> None:
+    known = decide(Optimum(log_lr=0.0, sd=sd, loss=3.0, curvature=0.3), -5.0, sd)
+    found = decide(Optimum(log_lr=0.0, sd=sd, loss=3.0, curvature=curvature), -5.0, sd)
+    assert found.log_lr == known.log_lr and -5 - 0.6745 * sd <= found.log_lr < -5
+    assert (found.expected_regret > 0) == (curvature > 0)
+
+
 def test_a_thousand_optima_in_ten_seconds() -> None:
     lrs = np.exp(-6 + 0.5 * np.arange(9))
     start = time.process_time()
