@@ -19,6 +19,7 @@ from rich.table import Table
 from hpt.benches.common import Options, Row
 from hpt.console import cli
 from hpt.console.tables import Fitting
+from hpt.evaluate import task_files
 from trainer import families
 from trainer.addresses import masked
 from trainer.devices import device_name, pick_device
@@ -73,6 +74,12 @@ class EdgeConfig(cli.Common):
     """Of the processor."""
     repeats: int = 5
     """Timed calls; the median counts."""
+    tasks: tuple[str, ...] = ()
+    """Score every form on these too, those of hpt.evaluate's that need no writing: hellaswag, blimp, piqa ..."""
+    data: tuple[str, ...] = ()
+    """Their files, as TASK=PATH; else those that hpt.evaluate --download has fetched."""
+    limit: int = 100
+    """Items of each task, spread evenly over its file."""
     out: Path | None = None
     """Write all figures there."""
 
@@ -84,9 +91,10 @@ def main_edge(argv: Sequence[str]) -> int:
     from trainer.checkpoints.trained import open_trained
 
     edge = importlib.import_module("hpt.benches.edge")
+    tasks = edge.Tasks(files=task_files(config.tasks, config.data), limit=config.limit)
     console, trained = config.console(), open_trained(config.run, edge.open_on_cpu(config.threads))
-    rows = edge.measure(trained, config.repeats, console.print)
-    console.print(table(f"{masked(config.run)}, {config.threads} thread{'s' * (config.threads > 1)}", rows))
+    rows = edge.measure(trained, config.repeats, tasks, console.print)
+    console.print(Fitting(table(f"{masked(config.run)}, {config.threads} thread{'s' * (config.threads > 1)}", rows)))
     found = {"run": masked(config.run), "torch": torch.__version__, "threads": config.threads, "rows": rows}
     if config.out is not None:
         write_atomic(config.out, json.dumps(found, indent=1).encode())

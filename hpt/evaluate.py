@@ -62,13 +62,15 @@ def main(argv: Sequence[str]) -> int:
 
     from hpt.finetuning.scored import Writing, own_files, score_written, written_tasks  # torch: not for --help
     from trainer.checkpoints.trained import open_trained
-    from trainer.evals.evaluators import evaluate, locate
+    from trainer.evals.evaluators import EVALUATORS, evaluate, locate
     from trainer.tasks.files import Files
 
     console = config.console()
     writes = written_tasks(config.tasks, config.task_file, config.written)
-    check(config, writes)
-    given, own = dict(_pair(text) for text in config.data), own_files(config.task_file)
+    if not config.tasks and not writes:
+        raise UserError(f"--tasks names none: give some of {', '.join(EVALUATORS)}.")
+    check(config.tasks, config.data, writes)
+    given, own = dict(file_of(text) for text in config.data), own_files(config.task_file)
     trained = open_trained(config.run)
     kept = results_path(trained.path)
     results = read_results(kept)
@@ -108,24 +110,35 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def check(config: EvaluateConfig, writes: Mapping[str, Task]) -> None:
-    """UserError for tasks and flags that mean nothing."""
+def check(tasks: Sequence[str], data: Sequence[str], writes: Mapping[str, Task]) -> None:
+    """UserError for tasks and files that mean nothing."""
     from trainer.evals.evaluators import EVALUATORS
     from trainer.tasks import TASKS
 
-    if not config.tasks and not writes:
-        raise UserError(f"--tasks names none: give some of {', '.join(EVALUATORS)}.")
-    for task in (*config.tasks, *(_pair(text)[0] for text in config.data)):
+    for task in (*tasks, *(file_of(text)[0] for text in data)):
         if task not in EVALUATORS and task not in writes:
             known = [*EVALUATORS, *(name for name in TASKS if name not in EVALUATORS)]
             near = get_close_matches(task, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(known)}."
             raise UserError(f"There is no evaluation called {task!r}: {hint}")
-    if unused := [task for task, _ in map(_pair, config.data) if task not in (*config.tasks, *writes)]:
+    if unused := [task for task, _ in map(file_of, data) if task not in (*tasks, *writes)]:
         raise UserError(f"--data gives a file for {unused[0]}, which is not among --tasks: add it there.")
 
 
-def _pair(text: str) -> tuple[str, Path]:
+def task_files(tasks: Sequence[str], data: Sequence[str]) -> dict[str, Path]:
+    """Files of zero-shot tasks, given or fetched before; UserError for a task or a file that is not known."""
+    from trainer.evals.evaluators import locate
+
+    check(tasks, data, {})
+    given = dict(map(file_of, data))
+    if "val" in tasks and "val" not in given:
+        raise UserError(
+            "val is the run's held-out loss, which is measured anyway: leave it out, or give --data val=TEXT."
+        )
+    return {task: path for task in tasks if (path := locate(task, given.get(task), False))}
+
+
+def file_of(text: str) -> tuple[str, Path]:
     task, equals, path = text.partition("=")
     if not equals or not path:
         raise UserError(f"--data {text!r} is not of the form TASK=PATH, such as hellaswag=hellaswag_val.jsonl.")

@@ -23,7 +23,9 @@ from trainer.edge import EDGES
 from trainer.edge.check import compare, cross_entropy
 from trainer.edge.form import Torch
 from trainer.edge.ggufs import _halved, _paired
+from trainer.edge.scoring import FormScorer
 from trainer.errors import UserError
+from trainer.evals.likelihood import Scorer
 from trainer.exchange.plain import Plain
 
 RUN = RunConfig(
@@ -119,6 +121,16 @@ def test_gguf_of_llama_is_what_transformers_reads(tokenizer: Path, tmp_path: Pat
     assert logits == pytest.approx(model.logits(TOKENS), abs=1e-3)
 
 
+@pytest.mark.parametrize("knobs", [[], ["family=bert"]])
+def test_a_form_is_scored_as_the_model_is(knobs: list[str], tokenizer: Path) -> None:
+    encoding = load_tokenizer(str(tokenizer))
+    model = made([*knobs, "model.vocabulary=400"], tokenizer)[0].model
+    pairs = [("the man", " of snow"), ("a dog", " is the man of the snow"), ("the", " dog")]
+    wanted = Scorer(model=model, encoding=encoding).log_likelihoods(pairs)
+    found = FormScorer(model=model, encoding=encoding, form=Torch(model)).log_likelihoods(pairs)
+    assert found[0] == pytest.approx(wanted[0], rel=1e-5) and (found[1] == wanted[1]).all()
+
+
 def test_pairs_and_halves_are_inverse() -> None:
     weight = torch.arange(48.0).reshape(24, 2)
     assert torch.equal(_halved(_paired(weight, 3), 3), weight)
@@ -165,9 +177,13 @@ def test_bench_as_typed(tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureF
     pytest.importorskip("onnxruntime")
     pytest.importorskip("gguf")
     run, threads = trained(tokenizer, tmp_path), torch.get_num_threads()
-    assert bench(["edge", str(run), "--repeats", "1", "--json"]) == 0
+    pairs = [{"sentence_good": "the man is a dog", "sentence_bad": "dog a is man the", "UID": "order"}] * 4
+    (tmp_path / "blimp.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    argv = ["--tasks", "blimp", "--data", f"blimp={tmp_path / 'blimp.jsonl'}"]
+    assert bench(["edge", str(run), "--repeats", "1", "--json", *argv]) == 0
     torch.set_num_threads(threads)
     rows = {row["form"]: row for row in json.loads(capsys.readouterr().out)["rows"]}
     assert set(rows) == {"hpt, fp32", *EDGES}
     assert rows["onnx"]["decode_tokens_per_s"] > 0 and "prefill_tokens_per_s" not in rows["gguf"]
+    assert all(row["blimp/acc"] in (0.0, 1.0) for row in rows.values())
     assert rows["gguf-f32"]["megabytes"] > rows["gguf"]["megabytes"] > rows["gguf-q4"]["megabytes"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,9 @@ from trainer.data import prepare
 from trainer.edge import EDGES, Form
 from trainer.edge.check import compare
 from trainer.edge.form import Torch
+from trainer.edge.scoring import FormScorer
 from trainer.errors import UserError
+from trainer.evals.evaluators import EVALUATORS
 from trainer.exchange import from_trained
 from trainer.inputs import make_inputs, val_batches
 
@@ -29,13 +31,32 @@ SEQUENCES = 16
 """Of the held-out tokens, at most, for the loss."""
 
 
-def measure(trained: Trained, repeats: int, say: Callable[[str], None]) -> list[Row]:
+@dataclass(frozen=True, kw_only=True)
+class Tasks:
+    """On which every form is scored."""
+
+    files: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    """By names of trainer.evals.evaluators."""
+    limit: int = 100
+    """Items of each."""
+
+    def scores(self, trained: Trained, form: Form) -> Row:
+        """The leading score of each task."""
+        scorer, found = FormScorer(model=trained.model, encoding=trained.encoding, form=form), Row()
+        for task, path in self.files.items():
+            lead = EVALUATORS[task].score(scorer, path, self.limit)[0]
+            found[f"{task}/{lead.name}"] = lead.value
+        return found
+
+
+def measure(trained: Trained, repeats: int, tasks: Tasks, say: Callable[[str], None]) -> list[Row]:
     """A row a form. A form that this model cannot have is left out, and said."""
     base, plain = Torch(trained.model), from_trained(trained)
     tokens, targets = _held_out(trained, say)
     itself = compare(base, base, tokens, targets)
     rows = [{"form": "hpt, fp32", "megabytes": _bytes(trained.model) / 1e6, **_timed(base, trained, repeats),
-             "val_loss": itself.loss, "logit_difference": 0.0, "agreement": 1.0}]  # fmt: skip
+             "val_loss": itself.loss, "logit_difference": 0.0, "agreement": 1.0,
+             **tasks.scores(trained, base)}]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         for name, edge in EDGES.items():
             path = Path(folder) / f"{name}{edge.suffix}"
@@ -48,7 +69,8 @@ def measure(trained: Trained, repeats: int, say: Callable[[str], None]) -> list[
             found = compare(base, form, tokens, targets)
             speeds = {} if isinstance(form, Torch) else _timed(form, trained, repeats)
             rows.append({"form": name, "megabytes": path.stat().st_size / 1e6, **speeds, "val_loss": found.loss,
-                         "logit_difference": found.difference, "agreement": found.agreement})  # fmt: skip
+                         "logit_difference": found.difference, "agreement": found.agreement,
+                         **tasks.scores(trained, form)})  # fmt: skip
     return rows
 
 

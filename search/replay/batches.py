@@ -29,12 +29,11 @@ def batches(records: list[dict[str, Any]], names: Mapping[str, str | None], cont
     """context: tokens of a sequence, where the user says so. Else a column of them, where the batch is smaller than
     they are: a batch in tokens holds a sequence at least."""
     name = names["batch"]
-    if name not in records[0]:  # a number that all runs have, in tokens
+    if name is None or name not in records[0]:  # a number that all runs have, in tokens
         return _times(name, [], context or 1)
-    factors = [] if context or names["context"] is None else ["context"]
-    small = all(
-        not number(r.get(name)) >= number(r.get(names["context"], names["context"])) for r in records
-    )  # fmt: skip
+    length = names["context"]
+    factors = [] if context or length is None else ["context"]
+    small = length is not None and all(not number(r.get(name)) >= number(r.get(length, length)) for r in records)
     words = plain(str(name).rpartition(".")[2])
     passes = words in PER_DEVICE or (words in PER_PASS and names["accumulation"] is not None and (small or context))
     if words == "bs" and not factors:

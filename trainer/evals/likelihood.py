@@ -90,10 +90,9 @@ class Scorer:
             asked = asked[len(batch) :]
             tokens, places = np.array([t for _, t, _ in batch]), np.array([at for *_, at in batch])
             lines = np.arange(len(batch))
-            targets = torch.from_numpy(tokens[lines, places]).to(self.device)
-            tokens[lines, places] = mask
-            features = self.model.features(torch.from_numpy(tokens).to(self.device))[lines, places]
-            values, exact = (x.double().cpu().numpy() for x in log_probabilities(self.model, features, targets))
+            targets, asked_here = tokens[lines, places].copy(), np.zeros(tokens.shape, bool)
+            tokens[lines, places], asked_here[lines, places] = mask, True
+            values, exact = self.probabilities(tokens, asked_here, targets)
             for (i, _, _), value, hit in zip(batch, values, exact, strict=True):
                 sums[i] += value
                 greedy[i] &= bool(hit)
@@ -112,12 +111,20 @@ class Scorer:
             inputs[row, :length] = tokens[:-1]  # zeros behind: attention is causal, nothing looks at them
             asked[row, length - count : length] = True
             targets += tokens[-count:]
-        features = self.model.features(torch.from_numpy(inputs).to(self.device))
-        chosen = features[torch.from_numpy(asked).to(self.device)]
-        values, exact = log_probabilities(self.model, chosen, torch.tensor(targets, device=self.device))
+        values, exact = self.probabilities(inputs, asked, np.array(targets))
         ends = np.cumsum([count for *_, count in batch])[:-1]
-        parts = zip(np.split(values.double().cpu().numpy(), ends), np.split(exact.cpu().numpy(), ends), strict=True)
+        parts = zip(np.split(values, ends), np.split(exact, ends), strict=True)
         return [(float(v.sum()), bool(e.all())) for v, e in parts]
+
+    def probabilities(
+        self, tokens: np.ndarray, asked: np.ndarray, targets: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Of tokens [B, T] at the places asked [B, T], row by row: log-probabilities of the targets [n], float64, and
+        whether each is the likeliest [n]."""
+        features = self.model.features(torch.from_numpy(tokens).to(self.device))
+        chosen = features[torch.from_numpy(asked).to(self.device)]
+        values, exact = log_probabilities(self.model, chosen, torch.from_numpy(targets).to(self.device))
+        return values.double().cpu().numpy(), exact.cpu().numpy()
 
 
 def log_probabilities(model: Transformer, features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
