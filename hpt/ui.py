@@ -16,7 +16,7 @@ from pathlib import Path
 import tyro
 
 from hpt.console import cli
-from hpt.tracking.mirror import experiment_of, tracking_uri
+from hpt.tracking.server import experiment_of, tracking_uri
 from hpt.tracking.views import pages
 from trainer.addresses import masked
 from trainer.errors import UserError

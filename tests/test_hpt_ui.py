@@ -19,7 +19,9 @@ import pytest
 from matplotlib import image
 
 from hpt import ui
-from hpt.tracking.mirror import Mirror, SearchRun, connect
+from hpt.tracking.mirror import Mirror
+from hpt.tracking.server import connect
+from hpt.tracking.told import SearchRun
 from search.records import Trial
 from trainer.errors import UserError
 from trainer.presets import preset

@@ -18,7 +18,9 @@ from rich.console import Console
 from hpt.console.progress import doing
 from hpt.reports.files import write_final_report
 from hpt.reports.numbers import duration, short
-from hpt.tracking.mirror import FinalMirror, FinalRun, ui_command
+from hpt.tracking.mirror import FinalMirror
+from hpt.tracking.server import ui_command
+from hpt.tracking.told import FinalRun
 from trainer.architecture.counts import flops_per_token, parameters, run_flops
 from trainer.checkpoints.lease import lease
 from trainer.checkpoints.saver import FOLDER
@@ -72,7 +74,7 @@ class Follower:
         return self.rows[-1]
 
     def say(self, text: str) -> None:
-        self.console.print(text, style="yellow" if "damaged" in text or "MLflow" in text else None)
+        self.console.print(text, style="yellow" if "damaged" in text or "lacks" in text else None)
 
     def row(self, row: Row) -> None:
         self.rows.append(row)
@@ -128,7 +130,7 @@ class Follower:
         shown = {**result, "final_val_loss": result["loss"], "peak_lr": run.lr}
         texts = {"samples.txt": "\n".join(self.samples)} if self.samples else {}
         if not self.mirror.close(shown, texts):
-            self.say("MLflow lacks a part of this run: give the command again to complete it")
+            self.say(f"{self.mirror.lacking} lacks a part of this run: give the command again to complete it")
         return result
 
     def newest(self) -> str | None:

@@ -18,7 +18,8 @@ from rich.table import Table
 
 from hpt.finetuning.settings import Given, examples_of, tokenizer_fits
 from hpt.reports.numbers import short
-from hpt.tracking.mirror import FinalMirror, FinalRun
+from hpt.tracking.mirror import FinalMirror, Logger
+from hpt.tracking.told import FinalRun
 from trainer.checkpoints.file import save_checkpoint
 from trainer.checkpoints.trained import Trained, open_trained
 from trainer.config import to_dict
@@ -43,6 +44,7 @@ class Heads:
     limit: int | None
     download: bool
     uri: str
+    log: tuple[Logger, ...] = ()
 
 
 def tune_heads(plan: Heads, trained: Trained, tasks: Sequence[Task], given: Given, console: Console) -> dict[str, Any]:
@@ -127,7 +129,8 @@ def _one(
 def _mirror(plan: Heads, task: Task, seed: int, trained: Trained, tuned: Tuned, found: Result, began: float) -> None:
     run = replace(trained.run, lr=plan.settings.lr, seed=seed)
     tags = {"hpt.role": "head", "hpt.task": task.name, "hpt.finetuned": plan.source}
-    final = FinalRun(id=uuid.uuid4().hex, experiment=plan.out.name, uri=plan.uri, tags=tags, run=run)
+    final = FinalRun(id=uuid.uuid4().hex, experiment=plan.out.name, uri=plan.uri, tags=tags, run=run,
+                     folder=plan.out / "heads" / f"{task.name}-{seed}", log=plan.log)  # fmt: skip
     mirror = FinalMirror(final, lambda text: None)
     rows = [
         {"tokens": epoch, "train_loss": loss, "scores": {f"{task.name}_{task.metrics[0]}": value}}

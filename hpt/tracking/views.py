@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from hpt.reports.numbers import short
@@ -123,3 +124,10 @@ def trial_metrics(trial: Trial) -> dict[str, float]:
         "flops": trial.flops,
     }
     return {k: float(v) for k, v in {**values, **trial.scores}.items() if v is not None}
+
+
+def row_metrics(row: Mapping[str, Any]) -> dict[str, float]:
+    """Numbers of a row of a final run's log; a loss that is none has no place in a chart."""
+    shown = ("train_loss", "val_loss", "bits_per_byte", "lr", "grad_norm", "tokens_per_second", "mfu")
+    values = {name: row.get(name) for name in shown} | row.get("scores", {})
+    return {name: float(value) for name, value in values.items() if value is not None and math.isfinite(value)}
