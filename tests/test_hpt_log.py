@@ -30,7 +30,7 @@ def trials() -> list[Trial]:
 
 
 def searched(folder: Path, *log: str) -> SearchRun:
-    return SearchRun(id="s1", name="mine", uri=f"sqlite:///{folder / 'mlflow.db'}", tags={}, params={"strategy": "grid"},
+    return SearchRun(id="s1", name="mine", uri=f"sqlite:///{folder / 'mlflow.db'}", tags={}, params={},
                      folder=folder / "mine", log=log)  # fmt: skip
 
 
