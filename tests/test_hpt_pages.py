@@ -80,3 +80,25 @@ def test_it_is_drawn_light_and_dark(kind: str, pages: dict[str, str], browser: B
             expected = [int(ground[k : k + 2], 16) / 255 for k in (0, 2, 4)]
             assert np.allclose(drawn[2, 2], expected, atol=0.02), "the page's own ground"
             assert len(np.unique(drawn[::3, ::3].reshape(-1, 3), axis=0)) > 50, "something is drawn"
+
+
+POINTS = """
+const s=[...d.querySelectorAll('svg')].find(s=>s.getClientRects().length&&s.querySelector('.point'));
+const said=[],read=s.closest('figure').querySelector('.read'),points=[...s.querySelectorAll('.point')];
+const key=(e,k)=>e.dispatchEvent(new f.contentWindow.KeyboardEvent('keydown',{key:k,bubbles:true}));
+const at=()=>said.push([read.textContent,d.activeElement.getBoundingClientRect().x]);
+points.find(p=>p.tabIndex===0).focus();at();for(let k=0;k<3;k++){key(d.activeElement,'ArrowRight');at()}
+const figure=s.closest('figure'),button=figure.querySelector('button'),
+wide=()=>Math.max(...[...figure.querySelectorAll('svg')].map(s=>s.getBoundingClientRect().width));
+const before=wide();button.click();const large=wide();key(button,'+');const zoomed=wide();key(button,'Escape');
+return {said,stops:points.filter(p=>p.tabIndex===0).length,before,large,zoomed,after:wide()}
+"""
+
+
+def test_points_are_read_and_charts_enlarged_by_keyboard(pages: dict[str, str], browser: Browser) -> None:
+    """One stop of Tab a chart; arrows go on to the right; the enlarged chart fills the window and grows."""
+    found = browser.asked(pages["search"], 1400, POINTS)
+    assert found["stops"] == 1 and all(words.startswith("lr ") and "tokens" in words for words, _ in found["said"])
+    places = [x for _, x in found["said"]]
+    assert places == sorted(places) and len(set(places)) > 2
+    assert found["before"] == found["after"] < 700 < 1300 < found["large"] < found["zoomed"]

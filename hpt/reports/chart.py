@@ -28,7 +28,8 @@ DARK = {
 COLOURS = 8  # c0 ... c7
 STYLE = """
 svg text{fill:var(--soft);font:12px system-ui,sans-serif}svg .label{fill:var(--fg);font-size:13px}
-svg .mark{fill:var(--accent);font-weight:600;paint-order:stroke;stroke:var(--bg);stroke-width:4px}.frame{fill:none;stroke:var(--rule)}
+.frame{fill:none;stroke:var(--rule)}
+svg .mark{fill:var(--accent);font-weight:600;paint-order:stroke;stroke:var(--bg);stroke-width:4px}
 .grid{stroke:var(--rule);stroke-width:.6}.band{fill:var(--accent);opacity:.1}
 line.answer{stroke:var(--accent);stroke-width:1.6;stroke-dasharray:6 3}
 """
@@ -70,12 +71,12 @@ class Chart:
     x_range: tuple[float, float] | None = None
     y_range: tuple[float, float] | None = None
     _marks: list[tuple[str, Points, dict]] = field(default_factory=list)
-    legend: list[tuple[str, int | str, bool]] = field(default_factory=list)
-    """(text, colour, whether its dot is hollow)."""
+    legend: list[tuple[str, int | str, str]] = field(default_factory=list)
+    """(text, colour, what it looks like: dot, hollow, line or dash)."""
 
     def line(self, points: Points, colour: int | str, label: str = "", dash: bool = False, thin: bool = False) -> None:
         self._marks.append(("line", points, {"colour": colour, "dash": dash, "thin": thin}))
-        self._name(label, colour)
+        self._name(label, colour, "dash" if dash else "line")
 
     def dots(
         self,
@@ -87,12 +88,12 @@ class Chart:
         hollow: bool = False,
     ) -> None:
         self._marks.append(("dots", points, {"colour": colour, "titles": titles, "r": r, "hollow": hollow}))
-        self._name(label, colour, hollow)
+        self._name(label, colour, "hollow" if hollow else "dot")
 
     def crosses(self, xs: Sequence[float], label: str) -> None:
         """At the upper edge: what diverged has no height."""
         self._marks.append(("crosses", [(x, math.nan) for x in xs], {"colour": "bad"}))
-        self._name(label, "bad")
+        self._name(label, "bad", "dot")
 
     def band(self, low: float, high: float) -> None:
         self._marks.append(("band", [(low, math.nan), (high, math.nan)], {}))
@@ -104,9 +105,9 @@ class Chart:
         """(x, low, high): intervals."""
         self._marks.append(("bars", [(x, v) for x, low, high in points for v in (low, high)], {"colour": colour}))
 
-    def _name(self, label: str, colour: int | str, hollow: bool = False) -> None:
-        if label and (label, colour, hollow) not in self.legend:
-            self.legend.append((label, colour, hollow))
+    def _name(self, label: str, colour: int | str, kind: str) -> None:
+        if label and (label, colour, kind) not in self.legend:
+            self.legend.append((label, colour, kind))
 
     def _limits(self, axis: int, log: bool, given: tuple[float, float] | None) -> tuple[float, float]:
         if given is not None:
@@ -160,15 +161,15 @@ class Chart:
         return "".join(out)
 
     def _legend_lines(self) -> list[list[tuple[int, str, str]]]:
-        """(x, text, how its dot is painted) of each entry, by line of a file's legend."""
+        """(x, text, its mark) of each entry, by line of a file's legend."""
         lines: list[list[tuple[int, str, str]]] = []
         x = self.width
-        for text, colour, hollow in self.legend:
+        for text, colour, kind in self.legend:
             wide = 30 + round(6.3 * len(text))
             if x + wide > self.width:
                 lines.append([])
                 x = LEFT
-            lines[-1].append((x, text, _paint(colour, hollow)))
+            lines[-1].append((x, text, _swatch(x, colour, kind)))
             x += wide
         return lines
 
@@ -179,8 +180,8 @@ class Chart:
         lines = self._legend_lines()
         for row, line in enumerate(lines):
             y = self.height + 16 + (row + 1) * KEY_LINE - 5
-            for x, text, paint in line:
-                out.append(f'<circle cx="{x + 5}" cy="{y - 4}" r="4.5" {paint}/>')
+            for x, text, mark in line:
+                out.append(f'<g transform="translate(0 {y - 4})">{mark}</g>')
                 out.append(f'<text x="{x + 14}" y="{y}">{escape(text)}</text>')
         return "".join(out), self.height + 16 + KEY_LINE * len(lines) + 6
 
@@ -207,6 +208,13 @@ def colour_of(colour: int | str) -> str:
 def _paint(colour: int | str, hollow: bool) -> str:
     shade = colour_of(colour)
     return f'fill="var(--bg)" stroke="{shade}" stroke-width="1.5"' if hollow else f'fill="{shade}"'
+
+
+def _swatch(x: float, colour: int | str, kind: str) -> str:
+    if kind in ("line", "dash"):
+        dash = ' stroke-dasharray="4 2"' if kind == "dash" else ""
+        return f'<path d="M{x - 2} 0h13" stroke="{colour_of(colour)}" stroke-width="2"{dash}/>'
+    return f'<circle cx="{x + 5}" r="4.5" {_paint(colour, kind == "hollow")}/>'
 
 
 def _line(points: Points, style: dict, _: float) -> str:
@@ -242,9 +250,9 @@ def _band(points: Points, style: dict, bottom: float) -> str:
 
 def _vertical(points: Points, style: dict, bottom: float) -> str:
     x = points[0][0]
-    fits = x + 7 * len(style["label"]) < style["right"]
-    at = f'x="{x + 5:.1f}"' if fits else f'x="{x - 5:.1f}" text-anchor="end"'
-    text = f'<text class="mark" {at} y="{TOP + 26}">{escape(style["label"])}</text>'
+    wide, right = 8.2 * len(style["label"]), style["right"]  # it stays in the frame, on the side with more room
+    start = min(x + 5, right - wide) if right - x > x - LEFT else max(LEFT + 3, x - 5 - wide)
+    text = f'<text class="mark" x="{start:.1f}" y="{TOP + 26}">{escape(style["label"])}</text>'
     return f'<line class="answer" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{bottom}"/>{text}'
 
 

@@ -11,7 +11,7 @@ from html import escape
 from hpt.reports.chart import Chart, colour_of
 
 PHONE, HALF, MIDDLE, WHOLE = 300, 480, 640, 980  # px, of a drawing whose words are 12 px
-ALONE, BESIDE = (PHONE, MIDDLE, WHOLE), (PHONE, HALF)
+ALONE, BESIDE = (PHONE, MIDDLE, WHOLE), (PHONE, HALF, MIDDLE)
 """Widths of a chart that has the page's width, and of one that stands beside others."""
 STYLE = """
 figure{position:relative;container-type:inline-size;margin:0;padding:10px;background:var(--panel);
@@ -20,6 +20,8 @@ figure svg{width:100%;height:auto;display:block}
 figcaption{font-size:.86rem;color:var(--soft);margin-top:6px}
 .key{margin-top:4px;display:flex;flex-wrap:wrap;gap:2px 14px}
 .key i{display:inline-block;width:10px;height:10px;border:2px solid;border-radius:5px;margin-right:5px}
+.key .line,.key .dash{width:16px;height:0;border-width:2px 0 0;border-radius:0;vertical-align:4px}
+.key .dash{border-style:dashed}
 .read{display:block;min-height:1.5em;color:var(--fg)}.point{outline:none;cursor:pointer}
 .point:focus{stroke:var(--fg);stroke-width:3}
 figure button{float:right;font:12px system-ui,sans-serif;color:var(--soft);background:var(--bg);cursor:pointer;
@@ -59,9 +61,9 @@ def figure(chart: Chart, widths: Sequence[int]) -> str:
             f'aria-label="{escape(chart.title, quote=True)}">{replace(chart, width=width).drawing()}</svg>'
         )
     items = "".join(
-        f'<span><i style="border-color:{colour_of(c)};background:{"none" if hollow else colour_of(c)}"></i>'
-        f"{escape(text)}</span>"
-        for text, c, hollow in chart.legend
+        f'<span><i class="{kind}" style="border-color:{colour_of(c)};background:'
+        f'{colour_of(c) if kind == "dot" else "none"}"></i>{escape(text)}</span>'
+        for text, c, kind in chart.legend
     )
     key = f'<div class="key">{items}</div>' if items else ""
     told = '<output class="read" aria-live="polite"></output>' if "point" in drawn[0] else ""

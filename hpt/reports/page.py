@@ -38,7 +38,12 @@ main{max-width:1080px;margin:0 auto;padding:24px 18px 60px}h1{font-size:1.5rem;l
 h2{font-size:1.1rem;margin:2em 0 .5em;border-bottom:1px solid var(--rule);padding-bottom:.25em}
 p{margin:.5em 0;max-width:46em}.soft{color:var(--soft)}.answer{font-size:1.15rem}.answer b{color:var(--accent)}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:14px}
-.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.88rem;font-variant-numeric:tabular-nums;min-width:50%}
+.wide{overflow-x:auto;background:linear-gradient(90deg,var(--bg) 40%,transparent) 0 0/40px 100%,
+linear-gradient(270deg,var(--bg) 40%,transparent) 100% 0/40px 100%,
+linear-gradient(90deg,var(--faint),transparent) 0 0/14px 100%,
+linear-gradient(270deg,var(--faint),transparent) 100% 0/14px 100%;background-repeat:no-repeat;
+background-attachment:local,local,scroll,scroll}
+table{border-collapse:collapse;font-size:.88rem;font-variant-numeric:tabular-nums;min-width:50%}
 th,td{padding:3px 10px;text-align:right;border-bottom:1px solid var(--rule);white-space:nowrap}
 th:first-child,td:first-child,.facts td{text-align:left}
 .facts td,.words td{white-space:normal}.words td,.words th{text-align:left}.facts thead{display:none}
