@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
+from hpt.reports.marks import BOTTOM, LEFT, MARKS, RIGHT, TOP, Points, swatch
 from hpt.reports.numbers import written
 
-LEFT, RIGHT, TOP, BOTTOM = 62, 14, 12, 44
 LIGHT = {
     "bg": "#fff", "fg": "#1c2430", "soft": "#5b6675", "rule": "#dfe4ea", "panel": "#f6f8fa", "accent": "#c2410c",
     "bad": "#b91c1c", "faint": "#b9c2cc", "c0": "#3b6fb6", "c1": "#d9542b", "c2": "#2f8f4e", "c3": "#a8860a",
@@ -25,7 +25,6 @@ DARK = {
     "bad": "#f87171", "faint": "#475160", "c0": "#7aa9e6", "c1": "#f08a63", "c2": "#66c489", "c3": "#d9bb4a",
     "c4": "#bd8fe0", "c5": "#5cc3d6", "c6": "#e584b4", "c7": "#a3adba",
 }  # fmt: skip
-COLOURS = 8  # c0 ... c7
 STYLE = """
 svg text{fill:var(--soft);font:12px system-ui,sans-serif}svg .label{fill:var(--fg);font-size:13px}
 .frame{fill:none;stroke:var(--rule)}
@@ -35,7 +34,10 @@ line.answer{stroke:var(--accent);stroke-width:1.6;stroke-dasharray:6 3}
 """
 TICK = 52  # px that a number below the frame takes
 KEY_LINE = 18  # px: a line of the legend in a file
-Points = Sequence[tuple[float, float]]
+
+Range = tuple[float, float]
+Place = Callable[[float], float]
+"""px of a value."""
 
 
 def log_ticks(low: float, high: float, most: int = 9) -> list[float]:
@@ -70,6 +72,7 @@ class Chart:
     height: int = 340
     x_range: tuple[float, float] | None = None
     y_range: tuple[float, float] | None = None
+    y_hidden: bool = False
     _marks: list[tuple[str, Points, dict]] = field(default_factory=list)
     legend: list[tuple[str, int | str, str]] = field(default_factory=list)
     """(text, colour, what it looks like: dot, hollow, line or dash)."""
@@ -94,6 +97,10 @@ class Chart:
         """At the upper edge: what diverged has no height."""
         self._marks.append(("crosses", [(x, math.nan) for x in xs], {"colour": "bad"}))
         self._name(label, "bad", "dot")
+
+    def words(self, points: Points, texts: Sequence[str]) -> None:
+        """To the right of each point, a little above it."""
+        self._marks.append(("words", points, {"texts": texts}))
 
     def band(self, low: float, high: float) -> None:
         self._marks.append(("band", [(low, math.nan), (high, math.nan)], {}))
@@ -142,17 +149,18 @@ class Chart:
         out.append(f'<g clip-path="url(#{clip})">')
         for kind, points, style in self._marks:
             placed = [(px(x), py(y) if math.isfinite(y) else TOP) for x, y in points]
-            out.append(_MARKS[kind](placed, {**style, "right": right}, bottom))
+            out.append(MARKS[kind](placed, {**style, "right": right}, bottom))
         out.append("</g>")
         return "".join(out)
 
-    def _frame(self, px, py, x_range, y_range, right, bottom) -> str:  # noqa: ANN001
+    def _frame(self, px: Place, py: Place, x_range: Range, y_range: Range, right: int, bottom: int) -> str:
         out = [f'<rect class="frame" x="{LEFT}" y="{TOP}" width="{right - LEFT}" height="{bottom - TOP}"/>']
         most = max(2, round((right - LEFT) / TICK))
         for x in log_ticks(*x_range, most) if self.x_log else even_ticks(*x_range, min(5, most)):
             out.append(f'<line class="grid" x1="{px(x):.1f}" x2="{px(x):.1f}" y1="{TOP}" y2="{bottom}"/>')
             out.append(f'<text x="{px(x):.1f}" y="{bottom + 16}" text-anchor="middle">{written(x)}</text>')
-        for y in log_ticks(*y_range) if self.y_log else even_ticks(*y_range):
+        rows = () if self.y_hidden else log_ticks(*y_range) if self.y_log else even_ticks(*y_range)
+        for y in rows:
             out.append(f'<line class="grid" y1="{py(y):.1f}" y2="{py(y):.1f}" x1="{LEFT}" x2="{right}"/>')
             out.append(f'<text x="{LEFT - 7}" y="{py(y) + 4:.1f}" text-anchor="end">{written(round(y, 9))}</text>')
         label, middle, below = 'class="label" text-anchor="middle"', (TOP + bottom) / 2, self.height - 8
@@ -169,7 +177,7 @@ class Chart:
             if x + wide > self.width:
                 lines.append([])
                 x = LEFT
-            lines[-1].append((x, text, _swatch(x, colour, kind)))
+            lines[-1].append((x, text, swatch(x, colour, kind)))
             x += wide
         return lines
 
@@ -199,68 +207,3 @@ def picture(charts: Sequence[Chart], columns: int = 1) -> bytes:
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {y}" width="{width}" height="{y}">'
     drawn = f'<style>{STYLE}</style><rect width="{width}" height="{y}" fill="var(--bg)"/>{"".join(out)}</svg>'
     return (head + re.sub(r"var\(--(\w+)\)", lambda name: LIGHT[name[1]], drawn)).encode()
-
-
-def colour_of(colour: int | str) -> str:
-    return f"var(--c{colour % COLOURS})" if isinstance(colour, int) else f"var(--{colour})"
-
-
-def _paint(colour: int | str, hollow: bool) -> str:
-    shade = colour_of(colour)
-    return f'fill="var(--bg)" stroke="{shade}" stroke-width="1.5"' if hollow else f'fill="{shade}"'
-
-
-def _swatch(x: float, colour: int | str, kind: str) -> str:
-    if kind in ("line", "dash"):
-        dash = ' stroke-dasharray="4 2"' if kind == "dash" else ""
-        return f'<path d="M{x - 2} 0h13" stroke="{colour_of(colour)}" stroke-width="2"{dash}/>'
-    return f'<circle cx="{x + 5}" r="4.5" {_paint(colour, kind == "hollow")}/>'
-
-
-def _line(points: Points, style: dict, _: float) -> str:
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    dash = ' stroke-dasharray="5 4"' if style["dash"] else ""
-    width = 1 if style["thin"] else 1.8
-    return f'<polyline points="{path}" fill="none" stroke="{colour_of(style["colour"])}" stroke-width="{width}"{dash}/>'
-
-
-def _dots(points: Points, style: dict, bottom: float) -> str:
-    """Those above or below the frame are triangles at its border, which point to where they are."""
-    titles = [f' class="point"><title>{escape(t)}</title>' for t in style["titles"]] or [">"] * len(points)
-    paint = _paint(style["colour"], style["hollow"])
-    out = list[str]()
-    for (x, y), title in zip(points, titles, strict=True):
-        if TOP <= y <= bottom:
-            out.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{style["r"]}" {paint}{title}</circle>')
-        else:
-            tip, way = (TOP + 2, 7) if y < TOP else (bottom - 2, -7)
-            out.append(f'<path d="M{x:.1f} {tip}l5 {way}h-10z" {paint}{title}</path>')
-    return "".join(out)
-
-
-def _crosses(points: Points, style: dict, _: float) -> str:
-    marks = "".join(f"M{x - 4:.1f} {TOP + 5}l8 8m0 -8l-8 8" for x, _ in points)
-    return f'<path d="{marks}" stroke="{colour_of(style["colour"])}" stroke-width="2"/>'
-
-
-def _band(points: Points, style: dict, bottom: float) -> str:
-    (low, _), (high, _) = points
-    return f'<rect class="band" x="{low:.1f}" y="{TOP}" width="{high - low:.1f}" height="{bottom - TOP}"/>'
-
-
-def _vertical(points: Points, style: dict, bottom: float) -> str:
-    x = points[0][0]
-    wide, right = 8.2 * len(style["label"]), style["right"]  # it stays in the frame, on the side with more room
-    start = min(x + 5, right - wide) if right - x > x - LEFT else max(LEFT + 3, x - 5 - wide)
-    text = f'<text class="mark" x="{start:.1f}" y="{TOP + 26}">{escape(style["label"])}</text>'
-    return f'<line class="answer" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{bottom}"/>{text}'
-
-
-def _bars(points: Points, style: dict, _: float) -> str:
-    marks = "".join(
-        f"M{x:.1f} {low:.1f}V{high:.1f}" for (x, low), (_, high) in zip(points[::2], points[1::2], strict=True)
-    )
-    return f'<path d="{marks}" stroke="{colour_of(style["colour"])}" stroke-width="2" opacity=".6"/>'
-
-
-_MARKS = {"line": _line, "dots": _dots, "crosses": _crosses, "band": _band, "vertical": _vertical, "bars": _bars}

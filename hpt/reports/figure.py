@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from html import escape
 
-from hpt.reports.chart import Chart, colour_of
+from hpt.reports.chart import Chart
+from hpt.reports.marks import colour_of
 
 PHONE, HALF, MIDDLE, WHOLE = 300, 480, 640, 980  # px, of a drawing whose words are 12 px
 ALONE, BESIDE = (PHONE, MIDDLE, WHOLE), (PHONE, HALF, MIDDLE)
