@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,7 +24,7 @@ WITHIN = 1.01
 class Picture:
     """An SVG; a notebook shows it."""
 
-    svg: str
+    svg: str = field(repr=False)
 
     @staticmethod
     def of(chart: Chart) -> Picture:
