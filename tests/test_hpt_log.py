@@ -6,6 +6,7 @@ import importlib.machinery
 import json
 import os
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from hpt import search, train
 from hpt.tracking import mirror as mirrors
 from hpt.tracking.mirror import FinalMirror, Mirror
+from hpt.tracking.row import name_of
 from hpt.tracking.told import FinalRun, SearchRun
 from search.execution.store import SearchDir
 from search.records import Trial
@@ -53,6 +55,7 @@ def test_tensorboard_has_each_trial_once_and_what_was_missing(tmp_path: Path, tr
         mirror.trials(told)
         assert mirror.close({"lr": 1e-3}, "# lr 0.001", [])
     folder = tmp_path / "mine" / "tensorboard"
+    assert name_of(replace(real[0], id="../../x")) == "_.._x"
     assert {path.name for path in folder.iterdir()} == {t.id for t in real} | {"answer"}
     assert scalars(folder / real[0].id, "val_loss") == list(real[0].curve)
     assert not [path for path in folder.parent.iterdir() if path.name != "tensorboard"], "nothing half-written is left"

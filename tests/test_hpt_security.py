@@ -51,7 +51,7 @@ def harmless(page: str) -> None:
     assert not [a for _, attributes in found for a in attributes if a.startswith("on")]
     assert {tag for tag, _ in found} <= set(
         "html head meta title style body main h1 h2 p b ul li figure svg rect line text g clippath polyline circle "
-        "path details summary figcaption div span i table thead tbody tr th td pre code script".split()
+        "path details summary figcaption div span i table thead tbody tr th td pre code script button output".split()
     )
     known = {"data-v", "class", "style", "id", "role", "aria-label", "lang", "charset", "name", "content"}
     wrong = [

@@ -7,12 +7,23 @@ point is completed by the next one.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hpt.tracking.server import EXPERIMENT_NOTE, connect, log
 from hpt.tracking.told import FinalRun, SearchRun
-from hpt.tracking.views import experiment_tags, row_metrics, run_name, run_params, trial_metrics
+from hpt.tracking.views import (
+    AXES,
+    VIEW,
+    colour,
+    experiment_tags,
+    row_metrics,
+    run_name,
+    run_params,
+    trial_metrics,
+    view,
+)
 from search.records import Trial
 
 
@@ -27,6 +38,12 @@ class SearchWriter:
         self.search_id = run.id
         for key, value in experiment_tags(EXPERIMENT_NOTE.format(name=run.name)).items():
             self.client.set_experiment_tag(self.experiment, key, value)
+        self.values: dict[str, set[float]] = {name: set() for name in AXES}
+        self.cells = list[tuple[str, str]]()  # (N, D), in the order of their colours
+        for found in reversed(mine):  # the oldest first
+            self._see(found.data.metrics, found.data.params)
+        self.axes = tuple[str, ...]()
+        self._show()
         self.parent = parents[0].info.run_id if parents else self._create_parent(run)
 
     def _create_parent(self, run: SearchRun) -> str:
@@ -40,6 +57,24 @@ class SearchWriter:
             if trial.id not in self.have:
                 self._add(trial)
                 self.have.add(trial.id)
+        self._show()
+
+    def _see(self, metrics: Mapping[str, float], params: Mapping[str, Any]) -> int:
+        """Take note of what a trial's axes are; which of the sizes and lengths it is one of."""
+        for name, values in self.values.items():
+            if name in metrics:
+                values.add(round(metrics[name], 6))
+        cell = str(params.get("N_total")), str(params.get("D"))
+        if "log10_lr" in metrics and cell not in self.cells:
+            self.cells.append(cell)
+        return self.cells.index(cell) if cell in self.cells else 0
+
+    def _show(self) -> None:
+        """The view, without axes on which all trials are at one place."""
+        axes = tuple(name for name, values in self.values.items() if len(values) > 1 or name == AXES[0])
+        if axes != self.axes:
+            self.client.set_experiment_tag(self.experiment, VIEW, view(axes))
+            self.axes = axes
 
     def _add(self, trial: Trial) -> None:
         tags = {
@@ -50,12 +85,14 @@ class SearchWriter:
             **{f"hpt.{key}": str(value) for key, value in trial.tags.items()},
         }
         name = run_name(trial.run, trial.horizon) if trial.id != "calibration" else "timing of 20 steps"
+        params = run_params(trial.run, trial.horizon)
+        metrics = trial_metrics(trial) if trial.id != "calibration" else {"seconds": trial.seconds}
+        tags["mlflow.runColor"] = colour(self._see(metrics, params))
         ended = time.time_ns() // 10**6  # the page shows how long a run took: the trial, not this copy of it
         began = ended - round(1e3 * trial.seconds)
         run_id = self.client.create_run(self.experiment, began, tags=tags, run_name=name).info.run_id
         points = {"val_loss": trial.curve, "train_loss": trial.train_curve}
-        metrics = trial_metrics(trial) if trial.id != "calibration" else {"seconds": trial.seconds}
-        log(self.client, run_id, run_params(trial.run, trial.horizon), metrics, points)
+        log(self.client, run_id, params, metrics, points)
         # The tag that says "this trial is here" comes last: a half-written one is written again.
         self.client.set_tag(run_id, "hpt.trial", trial.id)
         good = trial.status in ("finished", "pruned")
@@ -91,7 +128,8 @@ class FinalWriter:
     def add(self, rows: list[dict[str, Any]]) -> None:
         from mlflow.entities import Metric
 
-        values = [Metric(name, v, 0, row["tokens"]) for row in rows for name, v in row_metrics(row).items()]
+        told = [(row["tokens"], {**row_metrics(row), "tokens": row["tokens"]}) for row in rows]
+        values = [Metric(name, v, 0, tokens) for tokens, metrics in told for name, v in metrics.items()]
         for start in range(0, len(values), 1000):  # MLflow's limit of a batch
             self.client.log_batch(self.run_id, values[start : start + 1000])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -38,3 +39,8 @@ def row_of(trial: Trial) -> dict[str, Any]:
 def real(trials: Iterable[Trial]) -> list[Trial]:
     """Without bills that are no trials (timing, what was cut off)."""
     return [t for t in trials if not t.aside and t.run.lr is not None]
+
+
+def name_of(trial: Trial) -> str:
+    """Its id as a folder, or a run of W&B, may be called, whatever a file says that it is."""
+    return re.sub(r"[^\w.-]", "_", trial.id).lstrip(".")

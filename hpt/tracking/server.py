@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from hpt.tracking.views import experiment_tags
+from hpt.tracking.views import VIEW, experiment_tags, view
 from trainer.addresses import masked, scrubbed
 
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # a server that is away must not
@@ -90,7 +90,7 @@ def experiment_of(uri: str, name: str) -> str | None:
     found = client.get_experiment_by_name(name)
     if found is None:
         return None
-    for key, value in experiment_tags(EXPERIMENT_NOTE.format(name=name)).items():
+    for key, value in {**experiment_tags(EXPERIMENT_NOTE.format(name=name)), VIEW: view()}.items():
         if key not in found.tags:  # a final run alone, or a search from before there were views
             client.set_experiment_tag(found.experiment_id, key, value)
     return found.experiment_id
@@ -99,12 +99,13 @@ def experiment_of(uri: str, name: str) -> str | None:
 def log(
     client: Any, run_id: str, params: dict[str, Any], metrics: dict[str, float], curves: Curves | None = None
 ) -> None:
-    """One batch: params, metrics at step 0, and curves with tokens as the step."""
+    """One batch: params, metrics at step 0, and curves with tokens as the step, and as a metric that can be an axis."""
     from mlflow.entities import Metric, Param
 
     values = [Metric(k, v, 0, 0) for k, v in metrics.items()]
     for name, points in (curves or {}).items():
         values += [Metric(name, loss, 0, tokens) for tokens, loss in points]
+    values += [Metric("tokens", at, 0, at) for at in sorted({t for c in (curves or {}).values() for t, _ in c})]
     for start in range(0, max(1, len(values)), 1000):  # MLflow's limit of a batch
         named = [Param(k, str(v)) for k, v in params.items()] if start == 0 else []
         client.log_batch(run_id, values[start : start + 1000], named)

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from hpt.tracking.row import real, row_of
+from hpt.tracking.row import name_of, real, row_of
 from hpt.tracking.told import FinalRun, SearchRun
 from hpt.tracking.views import row_metrics, run_params
 from search.records import Trial
@@ -32,7 +32,7 @@ class Runs:
     def add(self, trials: Sequence[Trial]) -> int:
         """Those that are not there yet; how many the trials are."""
         for trial in real(trials):
-            if not (self.folder / trial.id).exists():
+            if not (self.folder / name_of(trial)).exists():
                 self._add(trial)
         return len(real(trials))
 
@@ -46,7 +46,7 @@ class Runs:
             loss = trial.loss if trial.loss is not None else float("nan")
             writer.add_hparams(told(row_of(trial)), {"final_val_loss": loss}, run_name=".")
         self.folder.mkdir(parents=True, exist_ok=True)
-        os.replace(aside, self.folder / trial.id)
+        os.replace(aside, self.folder / name_of(trial))
 
 
 class SearchWriter(Runs):

@@ -13,7 +13,7 @@ from typing import Any
 
 import wandb  # pyright: ignore[reportMissingImports]
 
-from hpt.tracking.row import real, row_of
+from hpt.tracking.row import name_of, real, row_of
 from hpt.tracking.told import FinalRun, SearchRun
 from hpt.tracking.views import row_metrics, run_params
 from search.records import Trial
@@ -60,7 +60,7 @@ class Runs:
         return len(real(trials))
 
     def _add(self, trial: Trial) -> None:
-        run = self.begin(trial.id, "trial", row_of(trial))
+        run = self.begin(name_of(trial), "trial", row_of(trial))
         for key, curve in (("train_loss", trial.train_curve), ("val_loss", trial.curve)):
             for tokens, loss in curve:
                 run.log({"tokens": tokens, key: loss})
