@@ -81,7 +81,7 @@ def view(axes: Sequence[str] = AXES) -> str:
 
 
 def curves(metric: str) -> dict[str, Any]:
-    """A line a run, against `tokens`, a metric logged with it. Validation losses of most trials are one each: no line."""
+    """A line a run, against `tokens`, a metric logged with it. (Most trials have one validation loss: no line.)"""
     about = {"metricKey": metric, "selectedMetricKeys": [metric], "useGlobalXaxisKey": False}
     return chart(metric, "LINE", **about, xAxisKey="metric", selectedXAxisMetricKey="tokens", runsCountToCompare=50)
 
