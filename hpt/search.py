@@ -183,7 +183,8 @@ def search(setup: Setup, console: Console, began: float) -> int:
     stages = setup.strategy.plan(session.history)
     console.print(plan_table(stages, setup.slots.count, config.usd_per_hour > 0, launch))
     if config.dry_run:
-        console.print("dry run: nothing was trained but the steps that were timed, nothing was written")
+        written = f"nothing but {config.save_target}" if config.save_target else "nothing"
+        console.print(f"dry run: nothing was trained but the steps that were timed, {written} was written")
         total = sum((stage.cost for stage in stages), Spending())
         config.answer({"plan": list(map(planned, stages)), "cost": asdict(total)}, f"{total.flops:.3g} FLOPs")
         return 0

@@ -35,16 +35,14 @@ def conclude(setup: Setup, session: Session, mirror: Mirror, console: Console, b
     names = ("config.json", "recommendation.json", "trials.jsonl", "u_curves.svg", "report.html")
     files = [path for name in names if (path := directory.path / name).exists()]
     mirrored = mirror.close(to_dict(answer), note(setup, answer, bill), files)
+    lacking = f"{mirror.lacking} lacks a part: --resume completes it"
     lines = [
         ("trials", bill["trials"]),
         ("cost", bill["cost"]),
         ("wall time", duration(time.monotonic() - began)),
         ("report", warning or f"{directory.path / 'report.html'}"),
         ("files", f"{directory.path}/ (trials.jsonl, recommendation.json, u_curves.svg)"),
-        (
-            "review",
-            ui_command(mirror.run.uri) if mirrored else f"{mirror.lacking} lacks a part: --resume completes it",
-        ),
+        ("review", ui_command(mirror.run.uri, directory.path) if mirrored else lacking),
         ("final run", final_command(setup, answer)),
     ]
     if session.over.startswith("the budget") or "in a row failed" in session.over:

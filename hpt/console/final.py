@@ -208,7 +208,7 @@ def show_result(follower: Follower, answer: dict[str, Any], usd_per_hour: float)
     bits = "" if result["bits_per_byte"] is None else f", {result['bits_per_byte']:.4f} bits a byte"
     console.print(f"validation loss [bold]{result['loss']:.4f}[/bold] nats a token{bits}, {spent}")
     console.print(f"checkpoint         {result['checkpoint']}")
-    console.print(f"review             {ui_command(follower.final.uri)}")
+    console.print(f"review             {ui_command(follower.final.uri, follower.final.experiment)}")
     if follower.store.local is not None and follower.plan.run.model.causal:
         console.print(f"use it             python -m hpt.generate {follower.place} --prompt 'Once'")
     return 0, short_result

@@ -24,9 +24,12 @@ def tracking_uri(given: str | None = None) -> str:
     return given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
 
 
-def ui_command(uri: str) -> str:
+def ui_command(uri: str, of: str | Path = "") -> str:
+    """What shows a search or a run; `of`: its directory, or the experiment's name."""
     if uri.startswith("http"):
         return f"open {masked(uri)}"
+    if uri == tracking_uri() and "://" not in str(of):
+        return f"python -m hpt.ui {of}".rstrip()
     if masked(uri) != uri:  # a password is for the environment
         return "python -m hpt.ui, with MLFLOW_TRACKING_URI set"
     return f"python -m hpt.ui --tracking-uri {uri}"
