@@ -37,6 +37,9 @@ _own_names()
 _OFFERED = {
     "find_lr": "hpt.api",
     "load": "hpt.api",
+    "truth": "hpt.api",
+    "regrets": "hpt.api",
+    "Judged": "hpt.reports.judged",
     "Search": "hpt.api",
     "Recommendation": "hpt.api",
     "presets": "hpt.api",

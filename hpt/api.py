@@ -12,6 +12,7 @@ trainer.errors.UserError: --strategy greedy stops runs before their schedule has
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,20 +25,24 @@ from hpt.console.beginning import claimed
 from hpt.console.local import begin, make, run
 from hpt.console.settings import SearchConfig, from_json
 from hpt.console.trainers import OWN
-from hpt.reports.chart import picture
+from hpt.regret import Curve, truth_curve
 from hpt.reports.charts import search_charts
 from hpt.reports.files import write_report
-from hpt.reports.gather import gather
+from hpt.reports.gather import Found, gather
+from hpt.reports.judged import Picture, Truth, beside, frame, valleys
+from hpt.reports.laws import Axis, fit_rows, law_rows
+from scaling.published import predict_all
+from search.evidence.cells import cells
 from search.execution.asktell import LEASE_SECONDS, AskTell
 from search.execution.external.template import values_of
 from search.execution.store import SearchDir
 from search.records import History, Problem, Recommendation, Trial
 from search.strategies import load as load_strategy
+from search.strategies.literature import scale_of
 from search.strategy import Done, Strategy
 from trainer.architecture.counts import parameters
-from trainer.config import RunConfig, override
+from trainer.config import RunConfig, override, to_dict
 from trainer.errors import UserError
-from trainer.files import write_atomic
 from trainer.presets import PRESETS
 
 Train = Callable[[Any, Any], Any]
@@ -71,19 +76,6 @@ def find_lr(train: Train | str | None = None, *, quiet: bool = False, **settings
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An SVG; a notebook shows it."""
-
-    svg: str
-
-    def _repr_svg_(self) -> str:
-        return self.svg
-
-    def save(self, path: str | Path) -> None:
-        write_atomic(Path(path), self.svg.encode())
-
-
-@dataclass(frozen=True)
 class Loaded:
     """A search's directory, read; nothing in it is changed."""
 
@@ -101,7 +93,28 @@ class Loaded:
 
     def recommend(self) -> Recommendation:
         """The answer that the trials support."""
-        return self.strategy.recommend(History(problem=self.problem, trials=self.history))
+        return self.strategy.recommend(self._history)
+
+    @property
+    def _history(self) -> History:
+        return History(problem=self.problem, trials=tuple(t for t in self.history if t.id != "calibration"))
+
+    @cached_property
+    def found(self) -> Found:
+        """What the pages draw: as recorded; of other trials or another target, with the answer that they support."""
+        recorded = gather(self.path)
+        if tuple(recorded.trials) == self.history and replace(recorded.target, lr=None) == self.problem.target:
+            return recorded
+        return replace(recorded, target=self.problem.target, trials=list(self.history), history=self._history,
+                       cells=cells(self._history), answer=to_dict(self.recommend()))  # fmt: skip
+
+    def only(self, keep: Callable[[Trial], bool]) -> Loaded:
+        """The search as if it had no other trials than these."""
+        return replace(self, history=tuple(t for t in self.history if keep(t)))
+
+    def __add__(self, other: Loaded) -> Loaded:
+        """This search with another's trials beside its own."""
+        return replace(self, history=(*self.history, *(t for t in other.history if t.id != "calibration")))
 
     def what_if(
         self, *, tokens: float | None = None, batch: float | None = None, set: tuple[str, ...] = ()
@@ -111,14 +124,28 @@ class Loaded:
         if tokens is not None:
             target = replace(target, tokens=int(tokens), warmup=round(target.warmup * tokens / target.tokens))
         target = override(target if batch is None else replace(target, batch=int(batch)), set)
-        return self.strategy.recommend(History(problem=replace(self.problem, target=target), trials=self.history))
+        return replace(self, problem=replace(self.problem, target=target)).recommend()
 
-    def plot(self) -> Picture:
-        """Loss against lr, a curve for each size and number of tokens. UserError while nothing has finished."""
-        chart = search_charts(gather(self.path)).get("u_curves")
-        if chart is None:
-            raise UserError(f"{self.path} has no finished trial yet: there is nothing to draw.")
-        return Picture(picture([chart]).decode())
+    @cached_property
+    def fits(self) -> Any:
+        """A pandas DataFrame, a row a size and length: its best lr by the fitted valley, with the 90 % interval."""
+        return frame(fit_rows(self.found))
+
+    def laws(self, axis: Axis = "N") -> Any:
+        """A pandas DataFrame: how the best lr may move with N or D, what each law says, and why it is refused."""
+        return frame(law_rows(self.found, axis))
+
+    def plot(self, what: str = "u_curves", truth: Truth | None = None) -> Picture:
+        """u_curves: loss against lr, a curve for each size and number of tokens; learning_curves; rungs;
+        best_lr_by_N, best_lr_by_D, best_lr_by_B: where the best lr moves, with the laws. truth: `hpt.truth(grid)`,
+        drawn into it. UserError where there is nothing to draw, or no such picture."""
+        charts = search_charts(self.found)
+        if what not in charts:
+            there = f"it can draw {', '.join(charts)}" if charts else "there is nothing to draw"
+            raise UserError(f"{self.path} has no picture {what!r} from {len(self.history)} trials: {there}.")
+        if truth is not None:
+            beside(charts[what], what, truth, self.found)
+        return Picture.of(charts[what])
 
 
 def _row(trial: Trial) -> dict[str, Any]:
@@ -137,8 +164,21 @@ def load(path: str | Path, strategy: Strategy | None = None) -> Loaded:
         raise UserError(f"{path} was searched by {config.strategy}, code of its own: load(path, strategy=...) asks it.")
     found = gather(directory.path)
     target = replace(found.target, lr=None)
-    problem = replace(found.history.problem, target=target, lr_range=config.lr_range, seed=config.seed)
+    budget = config.build_budget(target, 1)  # which a sweep's plan was fitted to
+    problem = replace(found.history.problem, target=target, budget=budget, lr_range=config.lr_range, seed=config.seed)
     return Loaded(directory.path, strategy or config.build_strategy(), problem, tuple(found.trials))
+
+
+def truth(grid: str | Path) -> Curve:
+    """The target's loss by ln lr, from the trials.jsonl of a grid of whole runs; `.lr` is the best one."""
+    return truth_curve(Path(grid))
+
+
+def regrets(truths: Mapping[str, Curve]) -> Picture:
+    """What learning rates give up at each target, in per cent of its lowest loss, with those of published laws."""
+    said = {name: [(law.name, math.exp(law.log_value)) for law in predict_all(scale_of(curve.run))]
+            for name, curve in truths.items()}  # fmt: skip
+    return Picture.of(valleys(truths, said))
 
 
 class Search:

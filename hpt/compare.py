@@ -20,8 +20,9 @@ from rich.progress import Progress
 
 from hpt.console import cli
 from hpt.console.cli import parse
-from hpt.reports.chart import COLOURS, Chart, picture
+from hpt.reports.chart import Chart, picture
 from hpt.reports.leaderboard import leaderboard, planted_page
+from hpt.reports.marks import COLOURS
 from search.replay.arena import Case, Result, Rules, judge
 from search.replay.cases import PlantedCase, targets
 from search.replay.contenders import CONTENDERS, entered

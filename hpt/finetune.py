@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from hpt.console import cli
+from hpt.tracking.mirror import Logger, check_loggers
 from trainer.addresses import masked
 from trainer.config import override
 from trainer.errors import UserError
@@ -72,6 +73,8 @@ class FinetuneConfig(cli.Common):
     """Register the finished model in MLflow under this name."""
     tracking_uri: str | None = None
     """Of MLflow; default: MLFLOW_TRACKING_URI, else SQLite in the working directory."""
+    log: tuple[Logger, ...] = ()
+    """Beside MLflow: tensorboard, wandb; in the run's folder, or runs/NAME where that is in a store."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -80,6 +83,7 @@ def main(argv: Sequence[str]) -> int:
     from hpt.finetuning.settings import given_files, the_tasks
     from trainer.checkpoints.trained import open_trained
 
+    check_loggers(config.log)
     tasks, files = the_tasks(config.tasks, config.task_file)
     given = given_files(config.data, tasks, files)
     if config.weights and len(config.weights) != len(tasks):
@@ -93,7 +97,7 @@ def main(argv: Sequence[str]) -> int:
 def _heads(config: FinetuneConfig, trained: Trained, tasks: Sequence[Task], given: Given) -> int:
     from hpt.finetuning.heads import Heads, tune_heads
     from hpt.finetuning.text import SHARE_OF_LR
-    from hpt.tracking.mirror import tracking_uri
+    from hpt.tracking.server import tracking_uri
     from trainer.finetune.heads import HeadSettings
 
     out = config.out or f"{default_out(config.run)}-heads"
@@ -111,7 +115,7 @@ def _heads(config: FinetuneConfig, trained: Trained, tasks: Sequence[Task], give
     )
     plan = Heads(
         source=config.run, out=Path(out), settings=settings, seeds=config.seeds, limit=config.limit,
-        download=config.download, uri=tracking_uri(config.tracking_uri),
+        download=config.download, uri=tracking_uri(config.tracking_uri), log=config.log,
     )  # fmt: skip
     write_atomic(plan.out / "origin.json", json.dumps({"finetuned": source_of(config.run)}).encode())
     found = tune_heads(plan, trained, tasks, given, config.console())
@@ -124,7 +128,8 @@ def tune_text(config: FinetuneConfig, trained: Trained, tasks: Sequence[Task], g
     from hpt.console.final import Follower, show_result, train_here
     from hpt.finetuning.settings import examples_of
     from hpt.finetuning.text import Text, text_run
-    from hpt.tracking.mirror import FinalRun, tracking_uri
+    from hpt.tracking.server import tracking_uri
+    from hpt.tracking.told import FinalRun
     from hpt.train import claim
     from trainer.data import prepare
     from trainer.final import BEST, Plan
@@ -151,8 +156,10 @@ def tune_text(config: FinetuneConfig, trained: Trained, tasks: Sequence[Task], g
     identity = claim(Store(out), run, data, None, finetuned=source_of(config.run))
     tags = {"hpt.finetuned": masked(config.run), "hpt.tasks": " ".join(found)}
     name = Path(out.rstrip("/")).name
-    final = FinalRun(id=identity, experiment=name, uri=tracking_uri(config.tracking_uri), tags=tags, run=run,
-                     register=config.register)  # fmt: skip
+    final = FinalRun(
+        id=identity, experiment=name, uri=tracking_uri(config.tracking_uri), tags=tags, run=run,
+        register=config.register, folder=Store(out).local or Path("runs") / name, log=config.log,
+    )  # fmt: skip
     follower = Follower(plan, final, data, console)
     train_here(plan, data, follower)
     code, result = show_result(follower, {}, 0.0)

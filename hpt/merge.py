@@ -13,6 +13,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 
 from hpt.console import cli
+from hpt.console.tables import Fitting
 from trainer.config import DataConfig, to_dict
 from trainer.errors import UserError
 from trainer.files import write_atomic
@@ -68,7 +69,7 @@ def main(argv: Sequence[str]) -> int:
     save(config.out, experts, merged)
     result = {"method": config.method, "weights": weights, "domains": [d.name for d in domains], "losses": losses}
     write_atomic(config.out / "merge.json", json.dumps(result, indent=2).encode())
-    console.print(table(losses, domains))
+    console.print(Fitting(table(losses, domains), [d.name for d in reversed(domains)]))
     console.print(f"weights {', '.join(f'{w:.2f}' for w in weights)}; the average is a run: {config.out}")
     config.answer(result, str(config.out))
     return 0

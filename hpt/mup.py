@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hpt.console import cli
+from hpt.console.tables import Fitting
 from hpt.reports.chart import Chart, picture
 from hpt.reports.numbers import short
 from scaling.optimum import Optimum, fit_optimum
@@ -63,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
     small = replace(preset(config.target), batch=config.batch, tokens=config.tokens, warmup=config.tokens // 10)
     base = override(small, config.set)
     checks = coordinate_checks(base, config)
-    console.print(check_table(checks))
+    console.print(Fitting(check_table(checks)))
     passes = {name: all(m.passes for m in found) for name, found in checks.items()}
     result: dict[str, Any] = {
         "slopes": {name: {m.name: m.slope for m in found} for name, found in checks.items()},
@@ -72,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
     if config.sweep:
         rows = sweep(base, config, console)
         best = optima(rows)
-        console.print(best_table(best))
+        console.print(Fitting(best_table(best)))
         write_atomic(config.out / "widths.svg", picture(draw(rows, best), columns=2))
         console.print(f"written: {config.out}/runs.jsonl, widths.svg")
         result["best_lr"] = {f"{n} {w}": math.exp(o.log_lr) if o else None for (n, w), o in best.items()}
@@ -94,14 +95,12 @@ def check_table(checks: dict[str, list[Movement]]) -> Table:
     """Slopes of movement over width: 0 where a parametrisation transfers."""
     from trainer.coordcheck import TOLERANCE
 
-    table = Table(box=SIMPLE, title=f"coordinate check: slope over widths (passes within {TOLERANCE})")
-    table.title_justify = "left"
-    for i, (name, found) in enumerate(checks.items()):
-        if i == 0:
-            for header in ("", *(m.name for m in found), "verdict"):
-                table.add_column(header, justify="left" if header == "" else "right")
-        verdict = "transfers" if all(m.passes for m in found) else "moves with width"
-        table.add_row(name, *(f"{m.slope:+.2f}" for m in found), verdict)
+    title = f"coordinate check: slope over widths (passes within {TOLERANCE})"
+    table = Table("", *checks, box=SIMPLE, title=title, title_justify="left")
+    for movements in zip(*checks.values(), strict=True):
+        table.add_row(movements[0].name, *(f"{m.slope:+.2f}" for m in movements))
+    passes = (all(m.passes for m in found) for found in checks.values())
+    table.add_row("verdict", *("transfers" if passed else "moves with width" for passed in passes))
     return table
 
 
@@ -158,17 +157,17 @@ def optima(rows: list[dict]) -> dict[tuple[str, int], Optimum | None]:
 def best_table(best: dict[tuple[str, int], Optimum | None]) -> Table:
     """Best lr of each width, and d ln lr / d ln width."""
     names, widths = list(dict.fromkeys(n for n, _ in best)), list(dict.fromkeys(w for _, w in best))
-    table = Table(box=SIMPLE, title="best lr by width", title_justify="left")
-    for header in ("", *map(str, widths), "slope"):
-        table.add_column(header, justify="left" if header == "" else "right")
+    table = Table("width", *names, box=SIMPLE, title="best lr by width", title_justify="left")
+    inside = {(n, w): o for (n, w), o in best.items() if o is not None and o.edge is None}
+    for w in widths:
+        lrs = (f"{math.exp(inside[n, w].log_lr):.2g}" if (n, w) in inside else "at the edge" for n in names)
+        table.add_row(str(w), *lrs)
+    slopes = []
     for name in names:
-        found = {w: o for w in widths if (o := best[name, w]) is not None and o.edge is None}
-        slope = "-"
-        if len(found) > 1:
-            fitted = np.polyfit(np.log(list(found)), [o.log_lr for o in found.values()], 1)
-            slope = f"{fitted[0]:+.2f}"
-        cells = (f"{math.exp(found[w].log_lr):.2g}" if w in found else "at the edge" for w in widths)
-        table.add_row(name, *cells, slope)
+        found = {w: inside[name, w].log_lr for w in widths if (name, w) in inside}
+        fitted = np.polyfit(np.log(list(found)), list(found.values()), 1) if len(found) > 1 else None
+        slopes.append("-" if fitted is None else f"{fitted[0]:+.2f}")
+    table.add_row("slope", *slopes)
     return table
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from hpt.reports.gather import read_answer
 from search.execution.store import SearchDir
 from search.records import Trial
 from search.replay.truth import Valley
+from trainer.config import RunConfig
 from trainer.errors import UserError
 from trainer.files import read_json_lines
 
@@ -67,6 +68,8 @@ class Curve:
 
     valley: Valley
     spread: float
+    run: RunConfig
+    """The target."""
 
     def __call__(self, log_lr: float) -> float:
         """The smooth loss, nats."""
@@ -75,6 +78,11 @@ class Curve:
     @property
     def best(self) -> float:
         return self.valley.best
+
+    @property
+    def lr(self) -> float:
+        """The best one."""
+        return math.exp(self.best)
 
     @property
     def low(self) -> float:
@@ -167,7 +175,8 @@ def truth_curve(path: Path) -> Curve:
             f"The lowest loss of {path} is at its {words[:-2]}est lr that finished, {math.exp(valley.centre):.3g}, so "
             f"the best lr is not known: train {words} ones as well (--lr-range) and judge then."
         )
-    return Curve(valley, float(np.median([np.std(v, ddof=1) for v in finite if len(v) > 1] or [0.0])))
+    spread = float(np.median([np.std(v, ddof=1) for v in finite if len(v) > 1] or [0.0]))
+    return Curve(valley, spread, next(replace(t.run, lr=None) for t in trials if t.loss is not None))
 
 
 if __name__ == "__main__":

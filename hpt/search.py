@@ -24,7 +24,7 @@ from hpt.console.setup import Setup, Slots, make_problem, on_cluster
 from hpt.console.timing import document_of, in_ray, timed
 from hpt.console.trainers import build, check_strategy, command_line, notes_of
 from hpt.reports.numbers import short
-from hpt.tracking.mirror import Mirror
+from hpt.tracking.mirror import Mirror, check_loggers
 from search.budget import Spending, Timing
 from search.execution.external.command import Command
 from search.execution.external.measure import check
@@ -72,6 +72,7 @@ def main(argv: Sequence[str]) -> int:
 def make_ready(config: SearchConfig, begun: SearchConfig | None, console: Console) -> Setup:
     from trainer.evals.suite import Suite
 
+    check_loggers(config.log)
     strategy, target = config.build_strategy(), config.build_target()
     directory = SearchDir(config.resume or next(free_directories(config)))
     trainer = build(config.trainer, config.trainer_options, directory.path)
@@ -182,7 +183,8 @@ def search(setup: Setup, console: Console, began: float) -> int:
     stages = setup.strategy.plan(session.history)
     console.print(plan_table(stages, setup.slots.count, config.usd_per_hour > 0, launch))
     if config.dry_run:
-        console.print("dry run: nothing was trained but the steps that were timed, nothing was written")
+        written = f"nothing but {config.save_target}" if config.save_target else "nothing"
+        console.print(f"dry run: nothing was trained but the steps that were timed, {written} was written")
         total = sum((stage.cost for stage in stages), Spending())
         config.answer({"plan": list(map(planned, stages)), "cost": asdict(total)}, f"{total.flops:.3g} FLOPs")
         return 0
@@ -191,10 +193,12 @@ def search(setup: Setup, console: Console, began: float) -> int:
             write_target(directory.path / TARGET_FILE, preset(config.target))
         directory.write_config({**document, "plan": [planned(stage) for stage in stages]})
         directory.append(trials[0])
+    logged = " ".join(["", "--log", *config.log]) if config.log else ""
+    again = f"python -m hpt.search --resume {directory.path}{logged}"
     mirror = Mirror(
         search_run(setup, document["id"]),
         lambda text: console.print(
-            f"{text}: the search goes on, and python -m hpt.search --resume {directory.path} fills in what is missing",
+            f"{text}: the search goes on, and {again} fills in what is missing",
             style="yellow",
         ),
     )
@@ -202,8 +206,8 @@ def search(setup: Setup, console: Console, began: float) -> int:
     completed = run_trials(setup, session, stages, mirror, console)
     if not completed:
         mirror.stop(5)
-        again = "" if setup.trainer is None else f" --trainer {shlex.quote(config.trainer)}"
-        console.print(f"interrupted; go on with: python -m hpt.search --resume {directory.path}{again}", markup=False)
+        again += "" if setup.trainer is None else f" --trainer {shlex.quote(config.trainer)}"
+        console.print(f"interrupted; go on with: {again}", markup=False)
         return 130
     conclude(setup, session, mirror, console, began)
     return 0

@@ -16,8 +16,9 @@ from hpt.console.final import Follower, dry_run, show_result, train_here, train_
 from hpt.console.progress import doing
 from hpt.console.settings import override_data
 from hpt.reports.gather import read_answer
-from hpt.tracking.mirror import FinalRun
-from hpt.tracking.mirror import tracking_uri as uri_of
+from hpt.tracking.mirror import Logger, check_loggers
+from hpt.tracking.server import tracking_uri as uri_of
+from hpt.tracking.told import FinalRun
 from search.execution.store import SearchDir
 from trainer.addresses import masked
 from trainer.checkpoints.copies import here
@@ -87,6 +88,8 @@ class TrainConfig(cli.Common):
     """Register the finished model in MLflow under this name."""
     tracking_uri: str | None = None
     """Of MLflow; default: MLFLOW_TRACKING_URI, else SQLite in the working directory."""
+    log: tuple[Logger, ...] = ()
+    """Beside MLflow: tensorboard, wandb; in the run's folder, or runs/NAME where that is in a store."""
     dry_run: bool = False
     """Only say what would be done, for how long and how much."""
 
@@ -126,10 +129,12 @@ def main(argv: Sequence[str]) -> int:
         found = dry_run(plan, data, config.workers or 1, config.usd_per_hour, console)
         config.answer(found, f"{found['hours']:.4g} hours")
         return 0
+    check_loggers(config.log)
     identity = claim(Store(out), run, data, config.search)
     final = FinalRun(
-        id=identity, experiment=name, uri=uri_of(config.tracking_uri), tags=tags, run=run, register=config.register
-    )
+        id=identity, experiment=name, uri=uri_of(config.tracking_uri), tags=tags, run=run, register=config.register,
+        folder=Store(out).local or Path("runs") / name, log=config.log,
+    )  # fmt: skip
     follower = Follower(plan, final, data, console)
     if on_ray:
         train_on_ray(plan, follower, config.workers or 1, config.max_workers)

@@ -16,8 +16,8 @@ from pathlib import Path
 import tyro
 
 from hpt.console import cli
-from hpt.tracking.mirror import experiment_of, tracking_uri
-from hpt.tracking.views import pages
+from hpt.tracking.server import experiment_of, tracking_uri
+from hpt.tracking.views import WORKFLOW, pages
 from trainer.addresses import masked
 from trainer.errors import UserError
 
@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"There is no {uri[10:]} yet: make a search first, or give --tracking-uri.")
     port = free_port(config.port)
     page = f"http://127.0.0.1:{port}/"
-    shown = {"all": page}
+    shown = {"all": f"{page}#/experiments?{WORKFLOW}"}
     if config.search is not None:
         found = experiment_of(uri, config.search.resolve().name)
         if found is None:

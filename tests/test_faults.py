@@ -291,7 +291,7 @@ def test_the_clock_jumps(place: Place, undisturbed: dict[str, Any]) -> None:
 
 
 def test_mlflow_created_by_many(tmp_path: Path) -> None:
-    code = "import sys; from hpt.tracking.mirror import connect; connect(sys.argv[1], sys.argv[2])"
+    code = "import sys; from hpt.tracking.server import connect; connect(sys.argv[1], sys.argv[2])"
     uri, env = f"sqlite:///{tmp_path / 'mlflow.db'}", {**os.environ, "PYTHONPATH": str(ROOT)}
     many = [
         subprocess.Popen([sys.executable, "-c", code, uri, f"e{k % 2}"], env=env, stderr=subprocess.PIPE, text=True)

@@ -83,6 +83,35 @@ def test_a_search_is_looked_into(found: Any) -> None:
         search.what_if(set=("nothing=1",))
 
 
+DATA = Path(__file__).parents[1] / "notebooks" / "data"
+
+
+def test_evidence_is_taken_apart_and_judged() -> None:
+    """Of recorded searches: fewer trials, both together, another target, laws; what each says against the truth."""
+    sizes, lengths = hpt.load(DATA / "search" / "by-size"), hpt.load(DATA / "search" / "by-tokens")
+    recorded = sizes.recommend()
+    assert recorded.lr == pytest.approx(sizes.found.answer["lr"]) and recorded.interval90 is not None
+    assert list(sizes.fits.trials) == [7] * 4 and "chosen" in set(sizes.laws("N").verdict)
+    smaller = sizes.only(lambda trial: trial.run.model.width < 48)
+    assert len(smaller.fits) == 3 and smaller.recommend().lr != recorded.lr
+    both = sizes + lengths
+    assert len(both.fits) == 7 and len(both.trials) == len(sizes.trials) + len(lengths.trials)
+    truth = hpt.truth(DATA / "laptop_truth.jsonl")
+    judged = hpt.Judged({"sizes": recorded, "a guess": 1e-1, "GPT-3": 6e-4}, truth)
+    assert list(judged.table["holds the best"]) == ["yes", "", ""]
+    assert judged.table["regret %"]["sizes"] < 1 < judged.table["regret %"]["GPT-3"]
+    drawn = [
+        sizes.plot(truth=truth),
+        sizes.plot("best_lr_by_N", truth),
+        lengths.plot("best_lr_by_D", truth),
+        judged.plot(),
+    ]
+    assert all("by a grid" in p.svg or "by the grid" in p.svg for p in drawn) and ">law" not in drawn[0].svg
+    assert hpt.regrets({"laptop": truth}).svg.count("<polyline") == 1
+    with pytest.raises(UserError, match="no picture 'nothing' .* it can draw u_curves"):
+        sizes.plot("nothing")
+
+
 def test_bad_input_is_an_exception_and_never_an_exit(found: Any) -> None:
     bad: list[tuple[dict[str, Any], str]] = [
         ({"target": "laptpo"}, "did you mean laptop"),

@@ -14,6 +14,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from runs_made import ANSWER, TARGET, finished, planted, search, trials
 
 from hpt import advise, report
 from hpt.console import cli
@@ -25,55 +26,13 @@ from hpt.reports.gather import FinalFound, gather, gather_final
 from hpt.reports.laws import laws
 from hpt.reports.page import final_page
 from hpt.reports.text import bill_rows
-from search.budget import Budget, CostModel, Timing, shape_key
-from search.execution.store import SearchDir
+from search.budget import Budget, CostModel
 from search.records import History, Problem, Recommendation, Trial
 from search.strategy import Done
 from search.transfer.outlook import outlook
 from trainer.architecture.counts import parameters, run_flops
-from trainer.config import override, to_dict
+from trainer.config import to_dict
 from trainer.errors import UserError
-from trainer.presets import preset
-
-TARGET = preset("laptop")
-
-
-def search(path: Path, trials: list[Trial], answer: Recommendation | None) -> Path:
-    directory = SearchDir(path)
-    timing = {shape_key(TARGET): to_dict(Timing(step_seconds=0.1))}
-    about = {"strategy": "hyperband", "target": "laptop"}
-    directory.write_config({"id": "x", "search": about, "target": to_dict(TARGET), "timings": timing})
-    for trial in trials:
-        directory.append(trial)
-    if answer is not None:
-        directory.write_recommendation(answer, {})
-    return path
-
-
-def trials(count: int) -> list[Trial]:
-    """Valleys at three horizons, some promoted, some diverged."""
-    found = []
-    for i in range(count):
-        horizon, lr = TARGET.batch * (6, 60, 600)[i % 3], 10 ** (-4 + 3 * (i * 7 % count) / count)
-        loss = 4 + 2 / (1 + i % 3) + 0.3 * (math.log(lr) + 5.5) ** 2
-        wild = lr > 0.05
-        found.append(
-            Trial(
-                id=f"t{i:04d}", run=replace(TARGET, lr=lr), horizon=horizon, status="diverged" if wild else "finished",
-                loss=None if wild else loss, parent=f"t{i - 1:04d}" if i % 3 else None, seconds=3.0, flops=1e10,
-                usd=0.01,
-                curve=((horizon, loss),), train_curve=tuple((horizon * k // 9, loss + 3 / k) for k in range(1, 10)),
-                tags={"bracket": i % 2, "stage": f"bracket {i % 2}"},
-            )
-        )  # fmt: skip
-    return found
-
-
-ANSWER = Recommendation(
-    lr=4e-3, interval50=(3e-3, 5e-3), interval90=(2e-3, 8e-3), max_stable_lr=0.05,
-    expected_regret=0.01, worst_regret=0.04, law="power law in D",
-    rejected=(("linear in D", "a <slope> & a doubt"),), reasons=("measured <b>short</b>",),
-)  # fmt: skip
 
 
 class Balanced(html.parser.HTMLParser):
@@ -106,7 +65,7 @@ def test_five_hundred_trials_make_a_small_page_soon(tmp_path: Path) -> None:
     assert not parser.open
     assert "<b>0.004</b>" in page and "between 0.002 and 0.008" in page
     assert "a &lt;slope&gt; &amp; a doubt" in page and "measured &lt;b&gt;short" in page
-    assert page.count("<svg") >= 4 and page.count("<tr><td data-v") == 500
+    assert page.count("<figure>") >= 4 and page.count("<tr><td data-v") == 500
     drawing = page[: page.index("<script>")]
     for never in ("http://", "https://", "nan", "inf,"):
         assert never not in drawing.lower()
@@ -151,7 +110,7 @@ def test_a_final_run(tmp_path: Path) -> None:
     (run / "samples.txt").write_text("if a < b: <script>")
     assert report.main([str(run)]) == 0
     page = (run / "report.html").read_text()
-    assert page.count("<svg") == 4
+    assert page.count("<figure>") == 4
     assert "&lt;script&gt;" in page
     assert "between 0.002 and 0.008" in page
     with pytest.raises(UserError, match="neither a search"):
@@ -176,24 +135,6 @@ def test_a_browser_shows_it_without_complaint(width: int, tmp_path: Path) -> Non
     )
     assert "CONSOLE" not in done.stderr, done.stderr
     assert len((tmp_path / "page.png").read_bytes()) > 40_000
-
-
-def planted(path: Path, law: str) -> Path:
-    """Whole runs at three sizes with the best lr falling as N^-0.5, and a plan of more than was made."""
-    made = []
-    for depth, width in ((1, 16), (1, 32), (2, 32)):
-        shape = TARGET.shaped(depth, width, 1)
-        best = 3e-3 * (parameters(shape.model).non_embedding / 1e5) ** -0.5
-        for k in range(-2, 3):
-            run = replace(shape, lr=best * 2.0**k)
-            made.append(Trial(id=f"{depth}x{width}-{k}", run=run, horizon=run.tokens, status="finished", seconds=4.0,
-                              loss=4 + 0.1 * k * k, flops=1e10, tags={"stage": f"{depth}x{width}"}))  # fmt: skip
-    folder = search(path, made, replace(ANSWER, law=law))
-    config = json.loads((folder / "config.json").read_text())
-    cost = {"seconds": 20.0, "flops": 7.5e10, "usd": 0.0}
-    config["plan"] = [{"name": n, "trials": 6, "tokens": 1.0, "cost": cost} for n in ("1x16", "never")]
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
 
 
 @pytest.mark.parametrize("law", ["power in N: lr = a N^b", "batch-conditional law"])
@@ -231,22 +172,9 @@ def test_more_trials_narrow_the_doubt_and_none_is_no_outlook(tmp_path: Path) -> 
 def test_dots_beyond_the_frame_are_marked_at_its_border() -> None:
     chart = Chart("x", "y", y_range=(1.0, 2.0))
     chart.dots([(1e-3, 1.5), (1e-2, 9.0), (1e-1, 0.1)], 0, ["inside", "above", "below"])
-    drawn = chart.figure()
+    drawn = chart.drawing()
     assert drawn.count("<circle") == 1 and "l5 7h-10z" in drawn and "l5 -7h-10z" in drawn
     assert all(f"<title>{word}</title>" in drawn for word in ("inside", "above", "below"))
-
-
-def finished(folder: Path, *changes: str, **result: object) -> Path:
-    """A final run as hpt.train leaves it."""
-    run = override(replace(preset("laptop"), lr=1e-3), changes)
-    folder.mkdir()
-    (folder / "run.json").write_text(json.dumps(to_dict(run)))
-    curve = [(409_600 * i, 5.0 - 0.3 * i) for i in (1, 2, 3)]
-    scores = [(t, {"blimp/acc": 0.5 + t / 1e7, "blimp/acc_macro": 0.5}) for t, _ in curve]
-    values = {"status": "finished", "reason": "", "loss": 4.1, "bits_per_byte": 2.0, "step": 300, "tokens": 1_228_800,
-              "seconds": 60.0, "curve": curve, "scores": scores, "checkpoint": "x"} | result  # fmt: skip
-    (folder / "result.json").write_text(json.dumps(values))
-    return folder
 
 
 def test_final_runs_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,7 +185,7 @@ def test_final_runs_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     (two / "evaluations.json").write_text(json.dumps(evaluations))
     assert report.main(["--compare", str(one), str(two)]) == 0
     page = (tmp_path / "comparison.html").read_text()
-    assert page.count("<svg") == 3  # loss against tokens and FLOPs, and the task
+    assert page.count("<figure>") == 3  # loss against tokens and FLOPs, and the task
     assert "other objectives (masked, next)" in page and "9,600" in page and "0.875" in page and "20.5k" in page
     assert report.main(["--compare", str(one), str(two), "--format", "latex"]) == 0
     assert r"\toprule" in (tmp_path / "comparison.tex").read_text()

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -168,11 +169,24 @@ def test_a_search_recorded_by_an_earlier_version_goes_on(corpus: Path, tmp_path:
 
 
 @pytest.mark.slow
-def test_mlflow_away_is_said_once_and_filled_in_later(corpus: Path, tmp_path: Path) -> None:
+def test_loggers_away_are_said_once_and_filled_in_later(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow, and W&B where it is installed."""
+    log = ["--log", "wandb", "tensorboard"] if find_spec("wandb") and find_spec("tensorboard") else []
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     argv = [*arguments(corpus, "away"), "--strategy", "early-stopping", "--early-stopping.trials", "3"]
-    output = run(tmp_path, [*argv, "--tracking-uri", "http://127.0.0.1:9"])
+    output = run(tmp_path, [*argv, "--tracking-uri", "http://127.0.0.1:9", *log])
     assert output.count("does not answer") == 1 and "Recommended max lr" in output
-    run(tmp_path, ["--resume", "searches/away"])
+    assert output.count("--log wandb has failed") == bool(log)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    run(tmp_path, ["--resume", "searches/away", *log])
+    if log:
+        path = tmp_path / "searches" / "away"
+        trials = {t.id for t in SearchDir(path).read_trials() if not t.aside}
+        assert trials == set((path / "wandb" / "trials.txt").read_text().split())
+        assert trials | {"answer"} == {folder.name for folder in (path / "tensorboard").iterdir()}
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("away")
     assert experiment and len(client.search_runs([experiment.experiment_id])) == 1 + 1 + 3

@@ -15,7 +15,8 @@ from xml.etree import ElementTree
 import pytest
 
 from hpt import report
-from hpt.tracking.mirror import Background, ui_command
+from hpt.tracking.background import Background
+from hpt.tracking.server import ailment, ui_command
 from search.budget import Timing, shape_key
 from search.execution.store import SearchDir
 from search.records import Recommendation, Trial
@@ -50,7 +51,7 @@ def harmless(page: str) -> None:
     assert not [a for _, attributes in found for a in attributes if a.startswith("on")]
     assert {tag for tag, _ in found} <= set(
         "html head meta title style body main h1 h2 p b ul li figure svg rect line text g clippath polyline circle "
-        "path details summary figcaption div span i table thead tbody tr th td pre code script".split()
+        "path details summary figcaption div span i table thead tbody tr th td pre code script button output".split()
     )
     known = {"data-v", "class", "style", "id", "role", "aria-label", "lang", "charset", "name", "content"}
     wrong = [
@@ -140,9 +141,10 @@ def test_a_password_is_not_shown(address: str, capsys: pytest.CaptureFixture[str
     def connect() -> None:
         raise ConnectionError(f"no route to {address}, password hunter2")
 
-    mirror = Background[None](address, connect, said.append)
+    mirror = Background[None]("mlflow", connect, lambda error: said.append(ailment(address, error)))
     mirror.put(lambda writer: None)
-    assert not mirror.stop(20) and "hunter2" not in said[0] and "does not answer" in said[0]
+    mirror.put(None)
+    assert not mirror.ended(20) and "hunter2" not in said[0] and "does not answer" in said[0]
 
 
 @pytest.mark.parametrize("address", ["nonsense://me:hunter2@bucket/x", "nonsense://bucket/x?secret_key=hunter2"])

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import io
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console, RenderableType
 from rich.table import Table
 
+from hpt import merge
 from hpt.console import cli
 from hpt.console.screen import answer_panel, plan_table
 from hpt.console.tables import Fitting
+from hpt.corpora import dedup
 from hpt.cost import CostConfig, elsewhere, forecast_table, forecasts
 from hpt.ls import main as ls
+from hpt.mup import best_table, check_table
 from hpt.reports.gather import gather
+from scaling.optimum import fit_optimum
 from search.budget import Budget, CostModel
 from search.execution.store import SearchDir
 from search.records import History
 from search.strategies import STRATEGIES
+from trainer.coordcheck import Movement
 
 SEARCH = Path(__file__).parents[1] / "notebooks" / "data" / "search" / "by-size"
 FOUND = gather(SEARCH)
@@ -94,3 +101,21 @@ def test_the_table_of_the_docs_is_what_80_columns_show() -> None:
     elsewhere(config, config.device or "", console)
     lines = [line.rstrip() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
     assert [line for line in lines[:6] if line and "──" not in line] == shown.splitlines()
+
+
+def test_tables_of_many_columns_fit() -> None:
+    """Of mup, merge, dedup and heads: what is left out is told by what stays, never cut."""
+    names = ("sp", "mup", "completep")
+    parts = [f"movement of part {k}" for k in range(7)]
+    checks = {n: [Movement(name=p, sizes=(1, 2), moved=(1.0, 1.0)) for p in parts] for n in names}
+    text = told(Fitting(check_table(checks)))
+    assert all(p in text for p in parts) and text.count("transfers") == 3
+    fitted = fit_optimum([1e-3, 2e-3, 4e-3, 8e-3], [4.2, 4.0, 4.0, 4.3])
+    text = told(Fitting(best_table({(n, w): fitted for n in names for w in (32, 64, 128, 256, 512)})))
+    assert all(f" {w} " in text for w in (32, 512)) and "slope" in text
+    domains = [SimpleNamespace(name=f"a-long-domain-{k}") for k in range(9)]  # type: ignore[arg-type]
+    text = told(Fitting(merge.table({"expert": [3.0] * 9}, domains), [d.name for d in reversed(domains)]))
+    assert "a-long-domain-0" in text and "mean" in text and "a-long-domain-8" not in text
+    reasons = Counter({"fineweb: lines that end without a full stop, of a page of lists": 7, "near duplicate": 3})
+    cleaned = SimpleNamespace(rows=10**9, kept=12, reasons=reasons)
+    assert "1,000,000,000" in told(Fitting(dedup.table(cleaned)), 60)  # type: ignore[arg-type]

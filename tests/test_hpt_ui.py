@@ -19,7 +19,9 @@ import pytest
 from matplotlib import image
 
 from hpt import ui
-from hpt.tracking.mirror import Mirror, SearchRun, connect
+from hpt.tracking.mirror import Mirror
+from hpt.tracking.server import connect
+from hpt.tracking.told import SearchRun
 from search.records import Trial
 from trainer.errors import UserError
 from trainer.presets import preset
@@ -56,6 +58,9 @@ def test_what_mlflow_is_told(tmp_path: Path) -> None:
     runs = client.search_runs([experiment.experiment_id])
     metrics = {name for run in runs for name in run.data.metrics}
     named = {c["xaxis"]["key"] for c in shown["compareRunCharts"] if "xaxis" in c}
+    named |= {c["selectedXAxisMetricKey"] for c in shown["compareRunCharts"] if c["type"] == "LINE"}
+    (beside,) = (c["selectedMetrics"] for c in shown["compareRunCharts"] if c["type"] == "PARALLEL")
+    assert beside == ["log10_lr", "log10_N", "final_val_loss"], "all have the same tokens and batch: no axes of these"
     named |= {m for c in shown["compareRunCharts"] for m in c.get("selectedMetrics", ())}
     assert named <= metrics and shown["orderByKey"] == "metrics.`final_val_loss`"
     keys = {f"metrics.`{key}`" for run in runs for key in run.data.metrics}
@@ -64,6 +69,11 @@ def test_what_mlflow_is_told(tmp_path: Path) -> None:
     assert set(shown["selectedColumns"]) - {"tags.`hpt.stage`"} <= keys
     trials = [run for run in runs if run.data.tags.get("hpt.trial", "calibration") != "calibration"]
     assert all(run.info.end_time - run.info.start_time == 60_000 for run in trials)  # the trial's time
+    sizes: dict[str, set[str]] = {}
+    for run in trials:
+        sizes.setdefault(run.data.params["N_total"], set()).add(run.data.tags["mlflow.runColor"])
+    one, other = sizes.values()
+    assert len(one) == len(other) == 1 and one != other, "a colour a size"
     calibration = next(run for run in runs if run.data.tags.get("hpt.trial") == "calibration")
     assert "log10_lr" not in calibration.data.metrics and "timing" in str(calibration.info.run_name)
 
@@ -83,7 +93,7 @@ def test_it_serves_the_page_of_a_search(tmp_path: Path) -> None:
     for line in iter(process.stdout.readline, "Ctrl-C ends it\n"):
         name, address = line.split()
         found[name] = address
-    assert list(found) == ["table", "charts"]
+    assert list(found) == ["table", "charts"] and all("workflowType=machine_learning" in a for a in found.values())
     with urllib.request.urlopen(found["table"], timeout=20) as page:
         assert b"MLflow" in page.read()
     foreign = urllib.request.Request(found["table"], headers={"Host": "elsewhere.example"})  # DNS rebinding

@@ -16,6 +16,8 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 SPEAKS = re.compile(r"^(?:%%bash|print\(|plt\.show\(\)|SVG\(|leaderboard\()", re.MULTILINE)
 """Lines of a cell, not indented, that leave an output."""
 BYTES = 400_000
+LINES = 12
+"""Of a cell."""
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=[p.stem for p in NOTEBOOKS])
 
 
@@ -44,6 +46,14 @@ def test_what_is_kept_is_whole(path: Path) -> None:
         assert all(output.get("name") != "stderr" for output in cell.outputs)
         assert kinds or not SPEAKS.search(cell.source), cell.source
         assert not any("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in cell.outputs)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS[:3], ids=[p.stem for p in NOTEBOOKS[:3]])
+def test_it_reads_like_a_page(path: Path) -> None:
+    """No cell is longer than what one takes in at a glance, and every other one shows something."""
+    code = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    assert max(len(cell.source.splitlines()) for cell in code) <= LINES
+    assert sum(bool(cell.outputs) for cell in code) > len(code) / 2
 
 
 @each

@@ -133,6 +133,14 @@ def test_trials_jsonl_is_a_table(world: World, tmp_path: Path) -> None:
     assert parameters(table.models[key[0]]).non_embedding == key[0]
 
 
+def test_real_runs_are_a_table_whose_targets_are_theirs() -> None:
+    world = World(load_table(Path(__file__).parents[1] / "notebooks" / "data" / "laptop_truth.jsonl"))
+    ((n, d, b),) = world.table.cells
+    target = world.configuration(n, d, b)
+    assert (parameters(target.model).non_embedding, target.tokens, target.batch) == (n, d, b)
+    assert target.model.context == 128
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

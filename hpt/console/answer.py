@@ -14,7 +14,9 @@ from hpt.console.setup import Setup
 from hpt.console.trainers import command_line
 from hpt.reports.files import write_report
 from hpt.reports.numbers import duration, of_given
-from hpt.tracking.mirror import Mirror, SearchRun, tracking_uri, ui_command
+from hpt.tracking.mirror import Mirror
+from hpt.tracking.server import tracking_uri, ui_command
+from hpt.tracking.told import SearchRun
 from search.execution.session import Session
 from search.records import History, Recommendation
 from trainer.architecture.counts import parameters, run_flops
@@ -33,16 +35,14 @@ def conclude(setup: Setup, session: Session, mirror: Mirror, console: Console, b
     names = ("config.json", "recommendation.json", "trials.jsonl", "u_curves.svg", "report.html")
     files = [path for name in names if (path := directory.path / name).exists()]
     mirrored = mirror.close(to_dict(answer), note(setup, answer, bill), files)
+    lacking = f"{mirror.lacking} lacks a part: --resume completes it"
     lines = [
         ("trials", bill["trials"]),
         ("cost", bill["cost"]),
         ("wall time", duration(time.monotonic() - began)),
         ("report", warning or f"{directory.path / 'report.html'}"),
         ("files", f"{directory.path}/ (trials.jsonl, recommendation.json, u_curves.svg)"),
-        (
-            "review",
-            ui_command(mirror.run.uri) if mirrored else "MLflow lacks a part: --resume completes it",
-        ),
+        ("review", ui_command(mirror.run.uri, directory.path) if mirrored else lacking),
         ("final run", final_command(setup, answer)),
     ]
     if session.over.startswith("the budget") or "in a row failed" in session.over:
@@ -83,6 +83,8 @@ def search_run(setup: Setup, search_id: str) -> SearchRun:
         id=search_id,
         name=setup.directory.path.name,
         uri=tracking_uri(setup.config.tracking_uri),
+        folder=setup.directory.path,
+        log=setup.config.log,
         tags={"hpt.strategy": setup.config.strategy, "hpt.target": setup.config.target},
         params={"strategy": setup.config.strategy, "target": setup.config.target, "tokens": setup.target.tokens,
                 "N_total": parameters(setup.target.model).total, "batch": setup.target.batch},

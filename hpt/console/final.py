@@ -18,7 +18,9 @@ from rich.console import Console
 from hpt.console.progress import doing
 from hpt.reports.files import write_final_report
 from hpt.reports.numbers import duration, short
-from hpt.tracking.mirror import FinalMirror, FinalRun, ui_command
+from hpt.tracking.mirror import FinalMirror
+from hpt.tracking.server import ui_command
+from hpt.tracking.told import FinalRun
 from trainer.architecture.counts import flops_per_token, parameters, run_flops
 from trainer.checkpoints.lease import lease
 from trainer.checkpoints.saver import FOLDER
@@ -72,7 +74,7 @@ class Follower:
         return self.rows[-1]
 
     def say(self, text: str) -> None:
-        self.console.print(text, style="yellow" if "damaged" in text or "MLflow" in text else None)
+        self.console.print(text, style="yellow" if "damaged" in text or "lacks" in text else None)
 
     def row(self, row: Row) -> None:
         self.rows.append(row)
@@ -128,7 +130,7 @@ class Follower:
         shown = {**result, "final_val_loss": result["loss"], "peak_lr": run.lr}
         texts = {"samples.txt": "\n".join(self.samples)} if self.samples else {}
         if not self.mirror.close(shown, texts):
-            self.say("MLflow lacks a part of this run: give the command again to complete it")
+            self.say(f"{self.mirror.lacking} lacks a part of this run: give the command again to complete it")
         return result
 
     def newest(self) -> str | None:
@@ -206,7 +208,7 @@ def show_result(follower: Follower, answer: dict[str, Any], usd_per_hour: float)
     bits = "" if result["bits_per_byte"] is None else f", {result['bits_per_byte']:.4f} bits a byte"
     console.print(f"validation loss [bold]{result['loss']:.4f}[/bold] nats a token{bits}, {spent}")
     console.print(f"checkpoint         {result['checkpoint']}")
-    console.print(f"review             {ui_command(follower.final.uri)}")
+    console.print(f"review             {ui_command(follower.final.uri, follower.final.experiment)}")
     if follower.store.local is not None and follower.plan.run.model.causal:
         console.print(f"use it             python -m hpt.generate {follower.place} --prompt 'Once'")
     return 0, short_result

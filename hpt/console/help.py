@@ -61,6 +61,7 @@ GUIDES = {
                 ("--name NAME, --out DIR", "where: searches/TARGET-STRATEGY"),
                 ("--resume DIR", "go on; its budget may be raised"),
                 ("--dry-run", "only the plan; --device NAME: for one not here"),
+                ("--log NAME ...", "beside MLflow: tensorboard, wandb"),
                 ("--json, --quiet", "for scripts"),
             ),
         },
@@ -95,6 +96,7 @@ GUIDES = {
             "Output": (
                 ("--out DIR", "runs/NAME, or s3://bucket/runs/NAME"),
                 ("--register NAME", "the finished model in MLflow"),
+                ("--log NAME ...", "beside MLflow: tensorboard, wandb"),
                 ("--dry-run", "only how long and how much"),
                 ("--json, --quiet", "for scripts"),
             ),

@@ -47,6 +47,8 @@ def make(config: SearchConfig, directory: SearchDir, train: Callable[[Any, Any],
     check_strategy(config.strategy, strategy, name, trainer)
     if config.tasks:
         raise UserError("find_lr scores no tasks: python -m hpt.search --tasks does, with hpt's own trainer.")
+    if config.log:
+        raise UserError(f"find_lr logs to files alone: python -m hpt.export {directory.path} --to {config.log[0]}.")
     data = None
     if trainer is None:
         data = prepare(target.data, vocabulary=target.model.vocabulary)

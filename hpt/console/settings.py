@@ -13,6 +13,7 @@ import tyro
 from hpt.console import cli
 from hpt.console.assumed import Assumed
 from hpt.console.trainers import OWN, TrainerOptions
+from hpt.tracking.mirror import Logger
 from scaling.compute_optimal import LAW
 from search.budget import Budget
 from search.strategies import load
@@ -40,8 +41,8 @@ FINETUNE = "finetune:"
 """What a target begins with that is the fine-tuning of a run."""
 TARGET_FILE = "target.toml"
 """In a search's directory, where its target was a file: a copy."""
-NOT_SAVED = ("name", "out", "resume", "dry_run", "ask_only", "save_target", "device", "mfu", "tracking_uri", "json",
-             "quiet")  # fmt: skip
+NOT_SAVED = ("name", "out", "resume", "dry_run", "ask_only", "save_target", "device", "mfu", "tracking_uri", "log",
+             "json", "quiet")  # fmt: skip
 """What does not decide a search."""
 BUDGETS = ("budget_usd", "budget_hours", "budget_flops", "budget_runs")
 """What may be raised when a search is resumed."""
@@ -103,6 +104,8 @@ class SearchConfig(cli.Common):
     """Go on with the search in this directory, as it was configured."""
     tracking_uri: str | None = None
     """Of MLflow; default: MLFLOW_TRACKING_URI, else SQLite in the working directory."""
+    log: tuple[Logger, ...] = ()
+    """Beside MLflow: tensorboard, wandb; in the search's directory."""
     save_target: Path | None = None
     """Write the target, as all flags have made it, to this .toml file."""
     ask_only: bool = False
@@ -147,6 +150,8 @@ class SearchConfig(cli.Common):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise UserError(f"--{name.replace('_', '-')} {value:g} must be a positive number.")
+        if self.log and self.ask_only:
+            raise UserError("--log follows a search that hpt runs: hpt.export --to writes what hpt.tell was told.")
         if self.device is not None:
             if not self.dry_run:
                 raise UserError(

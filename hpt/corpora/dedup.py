@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hpt.console import cli
+from hpt.console.tables import Fitting
 from hpt.corpora.bars import sized, steps
 from hpt.reports.numbers import duration
 from trainer.config import DataConfig
@@ -131,7 +132,7 @@ def run(config: Dedup, console: Console) -> int:
     for name, path in (("removed", config.removed), ("kept", config.kept)):
         if path is not None:
             write_table(pq.read_table(job.reports / f"{name}.parquet"), path)
-    console.print(table(found))
+    console.print(Fitting(table(found)))
     console.print(
         f"report   {job.reports / 'report.md'}\nnext     python -m hpt.data tokenise {config.out} --out shards"
     )

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from hpt.exports.logged import to_tensorboard, to_wandb
 from hpt.exports.optuna_study import to_optuna
-from hpt.exports.row import to_csv
-from hpt.exports.tensorboard_runs import to_tensorboard
-from hpt.exports.wandb_runs import to_wandb
+from hpt.exports.table import to_csv
 from hpt.reports.gather import Found
 
 EXPORTS: dict[str, tuple[Callable[[Found, str], int], Callable[[Path], str]]] = {

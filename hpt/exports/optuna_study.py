@@ -8,8 +8,8 @@ import optuna
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpt.exports.row import row_of, trials_of
 from hpt.reports.gather import Found
+from hpt.tracking.row import real, row_of
 from search.records import Trial
 from trainer.addresses import masked
 from trainer.errors import UserError
@@ -21,7 +21,7 @@ STATES = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
 def to_optuna(found: Found, address: str) -> int:
     """address: of an Optuna storage, such as sqlite:///optuna.db; the study is called like the search's directory."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    name, trials = found.path.resolve().name, trials_of(found)
+    name, trials = found.path.resolve().name, real(found.trials)
     try:
         study = optuna.create_study(study_name=name, storage=address, direction="minimize")
     except optuna.exceptions.DuplicatedStudyError:

@@ -16,9 +16,11 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
+from hpt.console.tables import Fitting
 from hpt.finetuning.settings import Given, examples_of, tokenizer_fits
 from hpt.reports.numbers import short
-from hpt.tracking.mirror import FinalMirror, FinalRun
+from hpt.tracking.mirror import FinalMirror, Logger
+from hpt.tracking.told import FinalRun
 from trainer.checkpoints.file import save_checkpoint
 from trainer.checkpoints.trained import Trained, open_trained
 from trainer.config import to_dict
@@ -46,6 +48,7 @@ class Heads:
     limit: int | None
     download: bool
     uri: str
+    log: tuple[Logger, ...] = ()
 
 
 def tune_heads(plan: Heads, trained: Trained, tasks: Sequence[Task], given: Given, console: Console) -> dict[str, Any]:
@@ -74,7 +77,7 @@ def tune_heads(plan: Heads, trained: Trained, tasks: Sequence[Task], given: Give
                 results[task.name]["seeds"][str(seed)] = _one(plan, task, seed, train, validation, console)
                 write_atomic(kept, json.dumps(results, indent=1).encode())  # after each: what is done stays done
     shown = {task.name: results[task.name] for task in tasks}
-    console.print(table(shown, f"{plan.source}, heads"))
+    console.print(Fitting(table(shown, f"{plan.source}, heads"), ("tokens/s", "examples", "best epoch", "seeds", "sd")))
     for line in warnings(shown):
         console.print(line, style="yellow")
     console.print(f"kept in {kept}; of several epochs the best on the validation split counts, as BabyLM does")
@@ -141,7 +144,8 @@ def _one(
 def _mirror(plan: Heads, task: Task, seed: int, trained: Trained, tuned: Tuned, found: Result, began: float) -> None:
     run = replace(trained.run, lr=plan.settings.lr, seed=seed)
     tags = {"hpt.role": "head", "hpt.task": task.name, "hpt.finetuned": plan.source}
-    final = FinalRun(id=uuid.uuid4().hex, experiment=plan.out.name, uri=plan.uri, tags=tags, run=run)
+    final = FinalRun(id=uuid.uuid4().hex, experiment=plan.out.name, uri=plan.uri, tags=tags, run=run,
+                     folder=plan.out / "heads" / f"{task.name}-{seed}", log=plan.log)  # fmt: skip
     mirror = FinalMirror(final, lambda text: None)
     rows = [
         {"tokens": epoch, "train_loss": loss, "scores": {f"{task.name}_{tuned.scores[0].name}": value}}

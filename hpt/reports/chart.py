@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
+from hpt.reports.marks import BOTTOM, LEFT, MARKS, RIGHT, TOP, Points, swatch
 from hpt.reports.numbers import written
 
-LEFT, RIGHT, TOP, BOTTOM = 62, 14, 12, 44
 LIGHT = {
     "bg": "#fff", "fg": "#1c2430", "soft": "#5b6675", "rule": "#dfe4ea", "panel": "#f6f8fa", "accent": "#c2410c",
     "bad": "#b91c1c", "faint": "#b9c2cc", "c0": "#3b6fb6", "c1": "#d9542b", "c2": "#2f8f4e", "c3": "#a8860a",
@@ -25,22 +25,31 @@ DARK = {
     "bad": "#f87171", "faint": "#475160", "c0": "#7aa9e6", "c1": "#f08a63", "c2": "#66c489", "c3": "#d9bb4a",
     "c4": "#bd8fe0", "c5": "#5cc3d6", "c6": "#e584b4", "c7": "#a3adba",
 }  # fmt: skip
-COLOURS = 8  # c0 ... c7
 STYLE = """
 svg text{fill:var(--soft);font:12px system-ui,sans-serif}svg .label{fill:var(--fg);font-size:13px}
-svg .mark{fill:var(--accent);font-weight:600}.frame{fill:none;stroke:var(--rule)}
+.frame{fill:none;stroke:var(--rule)}
+svg .mark{fill:var(--accent);font-weight:600;paint-order:stroke;stroke:var(--bg);stroke-width:4px}
 .grid{stroke:var(--rule);stroke-width:.6}.band{fill:var(--accent);opacity:.1}
 line.answer{stroke:var(--accent);stroke-width:1.6;stroke-dasharray:6 3}
 """
+TICK = 52  # px that a number below the frame takes
 KEY_LINE = 18  # px: a line of the legend in a file
-Points = Sequence[tuple[float, float]]
+
+Range = tuple[float, float]
+Place = Callable[[float], float]
+"""px of a value."""
 
 
-def log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten, fewer over many decades."""
-    steps = (1, 2, 5) if high / low < 300 else (1,)
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    return [s * 10.0**d for d in decades for s in steps if low * 0.999 <= s * 10.0**d <= high * 1.001]
+def log_ticks(low: float, high: float, most: int = 9) -> list[float]:
+    """1, 2 and 5 times powers of ten, or as many fewer as must be for no more than `most`."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    found = list[float]()
+    for steps, stride in (((1, 2, 5), 1), ((1, 3), 1), ((1,), 1), ((1,), 2), ((1,), 3)):
+        ticks = [s * 10.0**d for d in range(first - first % stride, last + 1, stride) for s in steps]
+        found = [t for t in ticks if low * 0.999 <= t <= high * 1.001]
+        if len(found) <= most:
+            break
+    return found
 
 
 def even_ticks(low: float, high: float, about: int = 5) -> list[float]:
@@ -63,12 +72,14 @@ class Chart:
     height: int = 340
     x_range: tuple[float, float] | None = None
     y_range: tuple[float, float] | None = None
+    y_hidden: bool = False
     _marks: list[tuple[str, Points, dict]] = field(default_factory=list)
-    _legend: list[tuple[str, int | str, bool]] = field(default_factory=list)
+    legend: list[tuple[str, int | str, str]] = field(default_factory=list)
+    """(text, colour, what it looks like: dot, hollow, line or dash)."""
 
     def line(self, points: Points, colour: int | str, label: str = "", dash: bool = False, thin: bool = False) -> None:
         self._marks.append(("line", points, {"colour": colour, "dash": dash, "thin": thin}))
-        self._name(label, colour)
+        self._name(label, colour, "dash" if dash else "line")
 
     def dots(
         self,
@@ -80,12 +91,16 @@ class Chart:
         hollow: bool = False,
     ) -> None:
         self._marks.append(("dots", points, {"colour": colour, "titles": titles, "r": r, "hollow": hollow}))
-        self._name(label, colour, hollow)
+        self._name(label, colour, "hollow" if hollow else "dot")
 
     def crosses(self, xs: Sequence[float], label: str) -> None:
         """At the upper edge: what diverged has no height."""
         self._marks.append(("crosses", [(x, math.nan) for x in xs], {"colour": "bad"}))
-        self._name(label, "bad")
+        self._name(label, "bad", "dot")
+
+    def words(self, points: Points, texts: Sequence[str]) -> None:
+        """To the right of each point, a little above it."""
+        self._marks.append(("words", points, {"texts": texts}))
 
     def band(self, low: float, high: float) -> None:
         self._marks.append(("band", [(low, math.nan), (high, math.nan)], {}))
@@ -97,9 +112,9 @@ class Chart:
         """(x, low, high): intervals."""
         self._marks.append(("bars", [(x, v) for x, low, high in points for v in (low, high)], {"colour": colour}))
 
-    def _name(self, label: str, colour: int | str, hollow: bool = False) -> None:
-        if label and (label, colour, hollow) not in self._legend:
-            self._legend.append((label, colour, hollow))
+    def _name(self, label: str, colour: int | str, kind: str) -> None:
+        if label and (label, colour, kind) not in self.legend:
+            self.legend.append((label, colour, kind))
 
     def _limits(self, axis: int, log: bool, given: tuple[float, float] | None) -> tuple[float, float]:
         if given is not None:
@@ -112,20 +127,8 @@ class Chart:
         pad = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
         return low - pad, high + pad
 
-    def figure(self) -> str:
-        """For a page; the title is read to those who cannot see the drawing."""
-        box = f'viewBox="0 0 {self.width} {self.height}" role="img"'
-        legible = f'style="min-width:{self.width * 0.95:.0f}px"'  # smaller, nobody could read it: it scrolls
-        chart = f'<svg {box} {legible} aria-label="{escape(self.title, quote=True)}">{self._drawing()}</svg>'
-        items = "".join(
-            f'<span><i style="border-color:{_colour(c)};background:{"none" if hollow else _colour(c)}"></i>'
-            f"{escape(text)}</span>"
-            for text, c, hollow in self._legend
-        )
-        key = f'<div class="key">{items}</div>' if items else ""
-        return f"<figure>{chart}<figcaption>{escape(self.title)}{key}</figcaption></figure>"
-
-    def _drawing(self) -> str:
+    def drawing(self) -> str:
+        """SVG of `width` x `height`, without its title and legend."""
         x_range, y_range = self._limits(0, self.x_log, self.x_range), self._limits(1, self.y_log, self.y_range)
         right, bottom = self.width - RIGHT, self.height - BOTTOM
 
@@ -140,21 +143,24 @@ class Chart:
             return bottom - place(y, y_range, self.y_log) * (bottom - TOP)
 
         out = [self._frame(px, py, x_range, y_range, right, bottom)]
-        clip = f"clip{zlib.crc32(repr((self.title, self._marks)).encode())}"
+        clip = f"clip{zlib.crc32(repr((self.title, self.width, self._marks)).encode())}"
         window = f'<rect x="{LEFT}" y="{TOP}" width="{right - LEFT}" height="{bottom - TOP}"/>'
         out.append(f'<clipPath id="{clip}">{window}</clipPath>')
         out.append(f'<g clip-path="url(#{clip})">')
         for kind, points, style in self._marks:
-            out.append(_MARKS[kind]([(px(x), py(y) if math.isfinite(y) else TOP) for x, y in points], style, bottom))
+            placed = [(px(x), py(y) if math.isfinite(y) else TOP) for x, y in points]
+            out.append(MARKS[kind](placed, {**style, "right": right}, bottom))
         out.append("</g>")
         return "".join(out)
 
-    def _frame(self, px, py, x_range, y_range, right, bottom) -> str:  # noqa: ANN001
+    def _frame(self, px: Place, py: Place, x_range: Range, y_range: Range, right: int, bottom: int) -> str:
         out = [f'<rect class="frame" x="{LEFT}" y="{TOP}" width="{right - LEFT}" height="{bottom - TOP}"/>']
-        for x in log_ticks(*x_range) if self.x_log else even_ticks(*x_range):
+        most = max(2, round((right - LEFT) / TICK))
+        for x in log_ticks(*x_range, most) if self.x_log else even_ticks(*x_range, min(5, most)):
             out.append(f'<line class="grid" x1="{px(x):.1f}" x2="{px(x):.1f}" y1="{TOP}" y2="{bottom}"/>')
             out.append(f'<text x="{px(x):.1f}" y="{bottom + 16}" text-anchor="middle">{written(x)}</text>')
-        for y in log_ticks(*y_range) if self.y_log else even_ticks(*y_range):
+        rows = () if self.y_hidden else log_ticks(*y_range) if self.y_log else even_ticks(*y_range)
+        for y in rows:
             out.append(f'<line class="grid" y1="{py(y):.1f}" y2="{py(y):.1f}" x1="{LEFT}" x2="{right}"/>')
             out.append(f'<text x="{LEFT - 7}" y="{py(y) + 4:.1f}" text-anchor="end">{written(round(y, 9))}</text>')
         label, middle, below = 'class="label" text-anchor="middle"', (TOP + bottom) / 2, self.height - 8
@@ -162,28 +168,28 @@ class Chart:
         out.append(f'<text {label} transform="translate(14 {middle}) rotate(-90)">{escape(self.y_label)}</text>')
         return "".join(out)
 
-    def legend_lines(self) -> list[list[tuple[int, str, str]]]:
-        """(x, text, how its dot is painted) of each entry, by line of a file's legend."""
+    def _legend_lines(self) -> list[list[tuple[int, str, str]]]:
+        """(x, text, its mark) of each entry, by line of a file's legend."""
         lines: list[list[tuple[int, str, str]]] = []
         x = self.width
-        for text, colour, hollow in self._legend:
+        for text, colour, kind in self.legend:
             wide = 30 + round(6.3 * len(text))
             if x + wide > self.width:
                 lines.append([])
                 x = LEFT
-            lines[-1].append((x, text, _paint(colour, hollow)))
+            lines[-1].append((x, text, swatch(x, colour, kind)))
             x += wide
         return lines
 
     def framed(self) -> tuple[str, int]:
         """The title, the drawing and the legend as SVG, and their height, for a file."""
         out = [f'<text class="label" x="{LEFT}" y="16">{escape(self.title)}</text>']
-        out.append(f'<g transform="translate(0 16)">{self._drawing()}</g>')
-        lines = self.legend_lines()
+        out.append(f'<g transform="translate(0 16)">{self.drawing()}</g>')
+        lines = self._legend_lines()
         for row, line in enumerate(lines):
             y = self.height + 16 + (row + 1) * KEY_LINE - 5
-            for x, text, paint in line:
-                out.append(f'<circle cx="{x + 5}" cy="{y - 4}" r="4.5" {paint}/>')
+            for x, text, mark in line:
+                out.append(f'<g transform="translate(0 {y - 4})">{mark}</g>')
                 out.append(f'<text x="{x + 14}" y="{y}">{escape(text)}</text>')
         return "".join(out), self.height + 16 + KEY_LINE * len(lines) + 6
 
@@ -201,59 +207,3 @@ def picture(charts: Sequence[Chart], columns: int = 1) -> bytes:
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {y}" width="{width}" height="{y}">'
     drawn = f'<style>{STYLE}</style><rect width="{width}" height="{y}" fill="var(--bg)"/>{"".join(out)}</svg>'
     return (head + re.sub(r"var\(--(\w+)\)", lambda name: LIGHT[name[1]], drawn)).encode()
-
-
-def _colour(colour: int | str) -> str:
-    return f"var(--c{colour % COLOURS})" if isinstance(colour, int) else f"var(--{colour})"
-
-
-def _paint(colour: int | str, hollow: bool) -> str:
-    shade = _colour(colour)
-    return f'fill="var(--bg)" stroke="{shade}" stroke-width="1.5"' if hollow else f'fill="{shade}"'
-
-
-def _line(points: Points, style: dict, _: float) -> str:
-    path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    dash = ' stroke-dasharray="5 4"' if style["dash"] else ""
-    width = 1 if style["thin"] else 1.8
-    return f'<polyline points="{path}" fill="none" stroke="{_colour(style["colour"])}" stroke-width="{width}"{dash}/>'
-
-
-def _dots(points: Points, style: dict, bottom: float) -> str:
-    """Those above or below the frame are triangles at its border, which point to where they are."""
-    titles = [f"<title>{escape(t)}</title>" for t in style["titles"]] or [""] * len(points)
-    paint = _paint(style["colour"], style["hollow"])
-    out = list[str]()
-    for (x, y), title in zip(points, titles, strict=True):
-        if TOP <= y <= bottom:
-            out.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{style["r"]}" {paint}>{title}</circle>')
-        else:
-            tip, way = (TOP + 2, 7) if y < TOP else (bottom - 2, -7)
-            out.append(f'<path d="M{x:.1f} {tip}l5 {way}h-10z" {paint}>{title}</path>')
-    return "".join(out)
-
-
-def _crosses(points: Points, style: dict, _: float) -> str:
-    marks = "".join(f"M{x - 4:.1f} {TOP + 5}l8 8m0 -8l-8 8" for x, _ in points)
-    return f'<path d="{marks}" stroke="{_colour(style["colour"])}" stroke-width="2"/>'
-
-
-def _band(points: Points, style: dict, bottom: float) -> str:
-    (low, _), (high, _) = points
-    return f'<rect class="band" x="{low:.1f}" y="{TOP}" width="{high - low:.1f}" height="{bottom - TOP}"/>'
-
-
-def _vertical(points: Points, style: dict, bottom: float) -> str:
-    x = points[0][0]
-    text = f'<text class="mark" x="{x + 5:.1f}" y="{TOP + 26}">{escape(style["label"])}</text>'
-    return f'<line class="answer" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{bottom}"/>{text}'
-
-
-def _bars(points: Points, style: dict, _: float) -> str:
-    marks = "".join(
-        f"M{x:.1f} {low:.1f}V{high:.1f}" for (x, low), (_, high) in zip(points[::2], points[1::2], strict=True)
-    )
-    return f'<path d="{marks}" stroke="{_colour(style["colour"])}" stroke-width="2" opacity=".6"/>'
-
-
-_MARKS = {"line": _line, "dots": _dots, "crosses": _crosses, "band": _band, "vertical": _vertical, "bars": _bars}

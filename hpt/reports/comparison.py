@@ -14,7 +14,7 @@ from trainer.evals.score import leading
 
 Points = list[tuple[float, float]]
 HEADERS = (
-    "run", "lr", "parameters", "in blocks", "tokens", "samples seen", "FLOPs", "time", "tokens/s", "loss", "bits/byte",
+    "run", "loss", "lr", "parameters", "in blocks", "tokens", "samples seen", "FLOPs", "time", "tokens/s", "bits/byte",
 )  # fmt: skip
 
 
@@ -86,11 +86,10 @@ def _row(name: str, found: FinalFound, tasks: Sequence[str]) -> tuple[str, ...]:
     size, tokens, seconds = parameters(run.model), result.get("tokens", 0), result.get("seconds", 0.0)
     loss, bits = result.get("loss"), result.get("bits_per_byte")
     return (
-        name, "" if run.lr is None else f"{run.lr:.3g}", short(size.total), short(size.blocks), short(tokens),
-        f"{tokens // run.model.context:,}", f"{run_flops(run, tokens):.3g}", duration(seconds),
-        short(tokens / seconds) if seconds else "", result["status"] if loss is None else f"{loss:.4f}",
-        "" if bits is None else f"{bits:.4f}",
-        *(f"{scores[task]:.4g}" if task in scores else "" for task in tasks),
+        name, result["status"] if loss is None else f"{loss:.4f}", "" if run.lr is None else f"{run.lr:.3g}",
+        short(size.total), short(size.blocks), short(tokens), f"{tokens // run.model.context:,}",
+        f"{run_flops(run, tokens):.3g}", duration(seconds), short(tokens / seconds) if seconds else "",
+        "" if bits is None else f"{bits:.4f}", *(f"{scores[task]:.4g}" if task in scores else "" for task in tasks),
     )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ STYLE_INSIDE = """
 .models{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,460px),1fr));gap:26px}
 .models>section{min-width:0}.maps{display:grid;gap:4px;grid-template-columns:repeat(auto-fill,minmax(64px,1fr))}
 .maps button{padding:2px;border:2px solid var(--rule);border-radius:6px;background:var(--panel);cursor:pointer;
-font:11px system-ui;color:var(--soft)}.maps button[aria-pressed=true]{border-color:var(--accent)}
+font:12px system-ui;color:var(--soft)}.maps button[aria-pressed=true]{border-color:var(--accent)}
 canvas{width:100%;image-rendering:pixelated;display:block}
 .big{max-width:440px;margin:8px 0;border:1px solid var(--rule)}
 .alike{max-width:260px;border:1px solid var(--rule)}.said{min-height:1.5em;font-size:.9rem}

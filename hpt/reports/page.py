@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from html import escape
 
 from hpt.reports.chart import DARK, LIGHT, Chart
 from hpt.reports.chart import STYLE as DRAWN
 from hpt.reports.charts import best_lr, final_run, learning_curves, rungs, u_curves
 from hpt.reports.comparison import comparison, doubts
+from hpt.reports.figure import ALONE, BESIDE, figure
+from hpt.reports.figure import SCRIPT as FIGURE_SCRIPT
+from hpt.reports.figure import STYLE as FIGURE_STYLE
 from hpt.reports.final import final_commands, final_headline, final_rows, predicted_loss, score_rows
 from hpt.reports.further import further_commands, outlook_lines
 from hpt.reports.gather import FinalFound, Found
@@ -29,19 +31,19 @@ def _root(colours: dict[str, str]) -> str:
 
 
 STYLE = (
-    f"{_root(LIGHT)}@media (prefers-color-scheme:dark){{{_root(DARK)}}}{DRAWN}"
+    f"{_root(LIGHT)}@media (prefers-color-scheme:dark){{{_root(DARK)}}}{DRAWN}{FIGURE_STYLE}"
     + """
 *{box-sizing:border-box}body{margin:0;background:var(--bg);color:var(--fg);font:16px/1.5 system-ui,sans-serif}
 main{max-width:1080px;margin:0 auto;padding:24px 18px 60px}h1{font-size:1.5rem;line-height:1.25;margin:.2em 0}
 h2{font-size:1.1rem;margin:2em 0 .5em;border-bottom:1px solid var(--rule);padding-bottom:.25em}
 p{margin:.5em 0;max-width:46em}.soft{color:var(--soft)}.answer{font-size:1.15rem}.answer b{color:var(--accent)}
 .charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:14px}
-figure{margin:0;background:var(--panel);border:1px solid var(--rule);border-radius:8px;padding:10px;overflow-x:auto}
-svg{width:100%;height:auto;display:block}
-figcaption{font-size:.86rem;color:var(--soft);margin-top:6px}
-.key{margin-top:4px;display:flex;flex-wrap:wrap;gap:2px 14px}
-.key i{display:inline-block;width:10px;height:10px;border:2px solid;border-radius:5px;margin-right:5px}
-.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.88rem;font-variant-numeric:tabular-nums;min-width:50%}
+.wide{overflow-x:auto;background:linear-gradient(90deg,var(--bg) 40%,transparent) 0 0/40px 100%,
+linear-gradient(270deg,var(--bg) 40%,transparent) 100% 0/40px 100%,
+linear-gradient(90deg,var(--faint),transparent) 0 0/14px 100%,
+linear-gradient(270deg,var(--faint),transparent) 100% 0/14px 100%;background-repeat:no-repeat;
+background-attachment:local,local,scroll,scroll}
+table{border-collapse:collapse;font-size:.88rem;font-variant-numeric:tabular-nums;min-width:50%}
 th,td{padding:3px 10px;text-align:right;border-bottom:1px solid var(--rule);white-space:nowrap}
 th:first-child,td:first-child,.facts td{text-align:left}
 .facts td,.words td{white-space:normal}.words td,.words th{text-align:left}.facts thead{display:none}
@@ -107,7 +109,7 @@ def _page(title: str, body: str) -> str:
     head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
     return (
         f'<!doctype html><html lang="en"><head>{head}<title>{escape(title)}</title><style>{STYLE}</style></head>'
-        f"<body><main><h1>{escape(title)}</h1>{body}</main><script>{SCRIPT}</script></body></html>"
+        f"<body><main><h1>{escape(title)}</h1>{body}</main><script>{SCRIPT}{FIGURE_SCRIPT}</script></body></html>"
     )
 
 
@@ -122,8 +124,7 @@ def _section(title: str, body: str) -> str:
 
 def _charts(title: str, charts: Sequence[Chart | None]) -> str:
     there = [chart for chart in charts if chart]
-    # One has the page's width, several stand side by side: drawn at the screen's size, words are as large as text.
-    drawn = [replace(chart, width=980 if len(there) == 1 else 480).figure() for chart in there]
+    drawn = [figure(chart, ALONE if len(there) == 1 else BESIDE) for chart in there]
     return _section(title, f'<div class="charts">{"".join(drawn)}</div>' if drawn else "")
 
 

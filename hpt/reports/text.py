@@ -14,17 +14,8 @@ from trainer.architecture.counts import parameters, run_flops
 from trainer.evals.score import leading
 
 TRIAL_HEADERS = (
-    "trial",
-    "lr",
-    "parameters",
-    "tokens",
-    "steps",
-    "batch",
-    "loss",
-    "status",
-    "stage",
-    "minutes",
-)
+    "trial", "lr", "loss", "parameters", "tokens", "steps", "batch", "status", "stage", "minutes",
+)  # fmt: skip
 Rows = list[tuple[str, ...]]
 
 
@@ -129,14 +120,15 @@ def trial_rows(found: Found) -> list[list[tuple[str, float | str]]]:
         n, scores = parameters(t.run.model).total, leading(t.scores)
         bill: list[tuple[str, float | str]] = [(f"{t.usd:.3f}", t.usd)] if priced else []
         rows.append([
-            (t.id, t.id), (f"{t.lr:.3g}", t.lr), (short(n), n), (short(t.horizon), t.horizon),
+            (t.id, t.id), (f"{t.lr:.3g}", t.lr), ("", "") if t.loss is None else (f"{t.loss:.4f}", t.loss),
+            (short(n), n), (short(t.horizon), t.horizon),
             (f"{t.run.steps_at(t.horizon):,}", t.run.steps_at(t.horizon)), (short(t.run.batch), t.run.batch),
-            ("" if t.loss is None else f"{t.loss:.4f}", "" if t.loss is None else t.loss), (t.status, t.status),
-            (str(t.tags.get("stage", "")), str(t.tags.get("stage", ""))), (f"{t.seconds / 60:.2f}", t.seconds),
+            (t.status, t.status), (str(t.tags.get("stage", "")), str(t.tags.get("stage", ""))),
+            (f"{t.seconds / 60:.2f}", t.seconds),
             *((f"{scores[task]:.4g}", scores[task]) if task in scores else ("", "") for task in scored_tasks(found)),
             *bill,
         ])  # fmt: skip
-    return sorted(rows, key=lambda row: (row[6][1] == "", row[3][1] and -float(row[3][1]), row[6][1]))
+    return sorted(rows, key=lambda row: (row[2][1] == "", row[4][1] and -float(row[4][1]), row[2][1]))
 
 
 def markdown(found: Found, pictures: Sequence[str]) -> str:

@@ -1,3 +1,3 @@
-"""MLflow: the mirror of a search or a run, and how its pages show it. The only room that imports mlflow; begin with
-`mirror`.
+"""MLflow, and TensorBoard and W&B beside it: what they are told of a search or a run. The only room that imports
+mlflow; begin with `mirror`.
 """

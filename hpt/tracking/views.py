@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hpt.reports.chart import LIGHT
+from hpt.reports.marks import COLOURS
 from hpt.reports.numbers import short
 from search.records import Trial
 from trainer.architecture.counts import parameters
@@ -30,25 +33,37 @@ COLUMNS = (
 SECTION = "search"
 
 
+VIEW = f"mlflow.sharedViewState.{KEY}"
+WORKFLOW = "workflowType=machine_learning"
+"""In an address: MLflow's pages of model training, not those of its language-model tools."""
+AXES = ("log10_lr", "log10_N", "log10_D", "log10_B")
+"""What trials may differ in, as metrics."""
+
+
 def experiment_tags(note: str) -> dict[str, str]:
-    """Tags of a search's experiment: its kind, its note, its primary metric and the view."""
+    """Tags of a search's experiment: its kind, its note and its primary metric."""
     return {
         "mlflow.experimentKind": "custom_model_development",
         "mlflow.note.content": note,
         "mlflow.experiment.primaryMetric.name": "final_val_loss",
-        f"mlflow.sharedViewState.{KEY}": json.dumps(view()),
     }
 
 
-def view() -> dict[str, Any]:
-    """Best loss first; loss against lr, all axes beside each other, and the curves."""
-    four = ["log10_lr", "log10_N", "log10_D", "final_val_loss"]
+def colour(cell: int) -> str:
+    """Of runs of one size and number of tokens, that a U is seen among others; `cell` counts such pairs."""
+    return LIGHT[f"c{cell % COLOURS}"]
+
+
+def view(axes: Sequence[str] = AXES) -> str:
+    """Best loss first; loss against lr, the axes in which trials differ beside each other, and the curves against
+    tokens. For the experiment's tag VIEW."""
+    beside = [*axes, "final_val_loss"]
     charts = [
         chart("u", "SCATTER", xaxis=axis("log10_lr"), yaxis=axis("final_val_loss"), runsCountToCompare=500),
-        chart("parallel", "PARALLEL", selectedParams=[], showAllRuns=True, selectedMetrics=four),
-        chart("train", "LINE", metricKey="train_loss", selectedMetricKeys=["train_loss"]),
+        curves("train_loss"),
+        chart("parallel", "PARALLEL", selectedParams=[], showAllRuns=True, selectedMetrics=beside),
     ]
-    return {
+    found = {
         "searchFilter": "",
         "orderByKey": "metrics.`final_val_loss`",
         "orderByAsc": True,
@@ -58,10 +73,17 @@ def view() -> dict[str, Any]:
         "runsHiddenMode": "SHOW_ALL",
         "compareRunCharts": charts,
         "compareRunSections": [
-            {"uuid": SECTION, "name": "The search", "display": True, "isReordered": False, "deleted": False,
-             "isGenerated": False},
+            {"uuid": SECTION, "name": "Colours: size and tokens", "display": True,
+             "isReordered": False, "deleted": False, "isGenerated": False, "columns": 2, "cardHeight": 420},
         ],
     }  # fmt: skip
+    return json.dumps(found)
+
+
+def curves(metric: str) -> dict[str, Any]:
+    """A line a run, against `tokens`, a metric logged with it. (Most trials have one validation loss: no line.)"""
+    about = {"metricKey": metric, "selectedMetricKeys": [metric], "useGlobalXaxisKey": False}
+    return chart(metric, "LINE", **about, xAxisKey="metric", selectedXAxisMetricKey="tokens", runsCountToCompare=50)
 
 
 def chart(uuid: str, kind: str, **more: Any) -> dict[str, Any]:
@@ -75,7 +97,7 @@ def axis(metric: str) -> dict[str, str]:
 
 def pages(server: str, experiment: str) -> dict[str, str]:
     """Addresses of an experiment's table and of its charts, in this view."""
-    base = f"{server}#/experiments/{experiment}/runs?viewStateShareKey={KEY}"
+    base = f"{server}#/experiments/{experiment}/runs?{WORKFLOW}&viewStateShareKey={KEY}"
     return {"table": base, "charts": f"{base}&compareRunsMode=CHART"}
 
 
@@ -115,6 +137,7 @@ def trial_metrics(trial: Trial) -> dict[str, float]:
         "log10_lr": math.log10(trial.lr),
         "log10_N": math.log10(parameters(trial.run.model).total),
         "log10_D": math.log10(trial.horizon),
+        "log10_B": math.log10(trial.run.batch),
         "final_val_loss": trial.loss,
         "bits_per_byte": trial.bits_per_byte,
         "seconds": trial.seconds,
@@ -123,3 +146,10 @@ def trial_metrics(trial: Trial) -> dict[str, float]:
         "flops": trial.flops,
     }
     return {k: float(v) for k, v in {**values, **trial.scores}.items() if v is not None}
+
+
+def row_metrics(row: Mapping[str, Any]) -> dict[str, float]:
+    """Numbers of a row of a final run's log; a loss that is none has no place in a chart."""
+    shown = ("train_loss", "val_loss", "bits_per_byte", "lr", "grad_norm", "tokens_per_second", "mfu")
+    values = {name: row.get(name) for name in shown} | row.get("scores", {})
+    return {name: float(value) for name, value in values.items() if value is not None and math.isfinite(value)}

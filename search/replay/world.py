@@ -168,7 +168,8 @@ class World:
         )
 
     def configuration(self, n: int, d: int, b: int) -> RunConfig:
-        return RunConfig(model=self.table.models[n], data=DataConfig(val_tokens=1), tokens=d, batch=b)
+        model = self.table.models[n]
+        return RunConfig(model=model, data=DataConfig(val_tokens=model.context), tokens=d, batch=b)
 
     def earliest(self, run: RunConfig) -> float:
         """Tokens from which runs like it can be cut short; infinite: its table has no curves."""

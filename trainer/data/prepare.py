@@ -79,9 +79,15 @@ def prepare(
     if enough and prepared.val_tokens < data.val_tokens:
         raise UserError(
             f"Corpus {data.corpus!r} has {prepared.val_tokens:,} held-out tokens, and evaluations read "
-            f"{data.val_tokens:,}: use --set data.val_tokens={prepared.val_tokens} or a larger corpus."
+            f"{data.val_tokens:,}: use --set data.val_tokens={_fitting(prepared, data)} or a larger corpus."
         )
     return prepared
+
+
+def _fitting(prepared: Prepared, data: DataConfig) -> int:
+    """Tokens to hold out of a small corpus: a twentieth, or of a file that is held out, what it has."""
+    own = (prepared.train_tokens + prepared.val_tokens) // 20
+    return prepared.val_tokens if data.val else min(prepared.val_tokens, max(1, own))
 
 
 def here(prepared: Prepared, run: RunConfig) -> Prepared:

@@ -1,16 +1,13 @@
-"""A trial as a row, for spreadsheets and `hpt.compare --table`; what the other exports call their parameters."""
+"""A trial as a row: for spreadsheets, `hpt.compare --table`, Optuna, TensorBoard and W&B."""
 
 from __future__ import annotations
 
-import csv
-import io
-from pathlib import Path
+import re
+from collections.abc import Iterable
 from typing import Any
 
-from hpt.reports.gather import Found
 from search.records import Trial
 from trainer.architecture.counts import parameters
-from trainer.files import write_atomic
 
 
 def row_of(trial: Trial) -> dict[str, Any]:
@@ -39,15 +36,11 @@ def row_of(trial: Trial) -> dict[str, Any]:
     }
 
 
-def trials_of(found: Found) -> list[Trial]:
+def real(trials: Iterable[Trial]) -> list[Trial]:
     """Without bills that are no trials (timing, what was cut off)."""
-    return [t for t in found.trials if not t.aside and t.run.lr is not None]
+    return [t for t in trials if not t.aside and t.run.lr is not None]
 
 
-def to_csv(found: Found, address: str) -> int:
-    text, rows = io.StringIO(), [row_of(t) for t in trials_of(found)]
-    writer = csv.DictWriter(text, list(rows[0]) if rows else ["id"])
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomic(Path(address), text.getvalue().encode())
-    return len(rows)
+def name_of(trial: Trial) -> str:
+    """Its id as a folder, or a run of W&B, may be called, whatever a file says that it is."""
+    return re.sub(r"[^\w.-]", "_", trial.id).lstrip(".")
