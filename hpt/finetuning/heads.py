@@ -16,7 +16,6 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from hpt.console.tables import Fitting
 from hpt.finetuning.settings import Given, examples_of, tokenizer_fits
 from hpt.reports.numbers import short
 from hpt.tracking.mirror import FinalMirror, Logger
@@ -76,12 +75,8 @@ def tune_heads(plan: Heads, trained: Trained, tasks: Sequence[Task], given: Give
             if str(seed) not in results[task.name]["seeds"]:
                 results[task.name]["seeds"][str(seed)] = _one(plan, task, seed, train, validation, console)
                 write_atomic(kept, json.dumps(results, indent=1).encode())  # after each: what is done stays done
-    shown = {task.name: results[task.name] for task in tasks}
-    console.print(Fitting(table(shown, f"{plan.source}, heads"), ("tokens/s", "examples", "best epoch", "seeds", "sd")))
-    for line in warnings(shown):
-        console.print(line, style="yellow")
     console.print(f"kept in {kept}; of several epochs the best on the validation split counts, as BabyLM does")
-    return shown
+    return {task.name: results[task.name] for task in tasks}
 
 
 def _mark(plan: Heads, task: Task, trained: Trained, train: Sequence[Example], validation: Sequence[Example]) -> str:
