@@ -93,7 +93,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _heads(config: FinetuneConfig, trained: Trained, tasks: Sequence[Task], given: Given) -> int:
-    from hpt.finetuning.heads import Heads, tune_heads
+    from hpt.console.tables import Fitting
+    from hpt.finetuning.heads import KEPT, Heads, table, tune_heads, warnings
     from hpt.finetuning.text import SHARE_OF_LR
     from hpt.tracking.server import tracking_uri
     from trainer.finetune.heads import HeadSettings
@@ -116,7 +117,14 @@ def _heads(config: FinetuneConfig, trained: Trained, tasks: Sequence[Task], give
         download=config.download, uri=tracking_uri(config.tracking_uri), log=config.log,
     )  # fmt: skip
     write_atomic(plan.out / "origin.json", json.dumps({"finetuned": source_of(config.run)}).encode())
-    found = tune_heads(plan, trained, tasks, given, config.console())
+    console = config.console()
+    found = tune_heads(plan, trained, tasks, given, console)
+    console.print(Fitting(table(found, f"{plan.source}, heads"), ("tokens/s", "examples", "best epoch", "seeds", "sd")))
+    for line in warnings(found):
+        console.print(line, style="yellow")
+    console.print(
+        f"kept in {plan.out / KEPT}; of several epochs the best on the validation split counts, as BabyLM does"
+    )
     words = [f"{task} {next(iter(result['seeds'].values()))['scores']}" for task, result in found.items()]
     config.answer(found, "\n".join(words))
     return 0

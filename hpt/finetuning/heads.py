@@ -16,7 +16,6 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from hpt.console.tables import Fitting
 from hpt.finetuning.settings import Given, examples_of, tokenizer_fits
 from hpt.reports.numbers import short
 from hpt.tracking.mirror import FinalMirror, Logger
@@ -32,6 +31,7 @@ from trainer.tasks import TASKS, Example, Task
 from trainer.tasks.labels import majority, scores
 
 Result = dict[str, Any]
+KEPT = "heads.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class Heads:
 
 
 def tune_heads(plan: Heads, trained: Trained, tasks: Sequence[Task], given: Given, console: Console) -> dict[str, Any]:
-    """Results by task, which heads.json in the run's directory keeps: what is there already is not trained again."""
+    """Results by task, which KEPT in the run's directory keeps: what is there already is not trained again."""
     tokenizer_fits(trained)
     for task in tasks:
         if task.kind == "text":
@@ -57,7 +57,7 @@ def tune_heads(plan: Heads, trained: Trained, tasks: Sequence[Task], given: Give
             raise UserError(
                 f"--heads needs labels, and {task.name} is answered by text: leave --heads out, or {others}."
             )
-    kept = plan.out / "heads.json"
+    kept = plan.out / KEPT
     if trained.encoding.name not in NAMED:
         write_atomic(plan.out / "tokenizer.json", to_json(trained.encoding).encode())
     results: dict[str, Any] = read_json(kept) if kept.is_file() else {}
@@ -73,10 +73,6 @@ def tune_heads(plan: Heads, trained: Trained, tasks: Sequence[Task], given: Give
                 results[task.name]["seeds"][str(seed)] = _one(plan, task, seed, train, validation, console)
                 write_atomic(kept, json.dumps(results, indent=1).encode())  # after each: what is done stays done
     shown = {task.name: results[task.name] for task in tasks}
-    console.print(Fitting(table(shown, f"{plan.source}, heads"), ("tokens/s", "examples", "best epoch", "seeds", "sd")))
-    for line in warnings(shown):
-        console.print(line, style="yellow")
-    console.print(f"kept in {kept}; of several epochs the best on the validation split counts, as BabyLM does")
     return shown
 
 
