@@ -16,7 +16,7 @@ from hpt.console import cli
 from hpt.console.tables import Fitting
 from hpt.studies.training import FURTHER, Row, Trainer, sweep, tuned
 from hpt.studies.variants import BASELINE, Changes, Match, Runs, adjusted, comparable, named, parse, plan
-from hpt.studies.verdicts import LOSS, metrics_of, page, summary, table, verdict_of
+from hpt.studies.verdicts import LOSS, Verdicts, metrics_of, page, summary, table, verdict_of
 from scaling.ablation import Verdict
 from trainer.architecture.counts import run_flops
 from trainer.config import RunConfig, override
@@ -139,7 +139,7 @@ def say_plan(config: AblateConfig, base: RunConfig, runs: Runs, variants: Change
 def conclude(config: AblateConfig, rows: list[Row], runs: Runs, factors: dict[str, float], console: Console) -> None:
     """Verdicts on the screen and in files."""
     level, seed = max(config.levels), min(seed for *_, seed in runs)
-    verdicts = dict[str, dict[str, Verdict]]()
+    verdicts: Verdicts = {}
     for name in dict.fromkeys(name for name, *_ in runs if name != BASELINE):
         same = comparable(runs[name, level, seed], runs[BASELINE, level, seed])
         metrics = [metric for metric in metrics_of(rows) if same or metric != LOSS]
@@ -150,7 +150,7 @@ def conclude(config: AblateConfig, rows: list[Row], runs: Runs, factors: dict[st
     content = {name: _content(mine, factors.get(name)) for name, mine in verdicts.items()}
     sentences = {name: _sentence(mine) for name, mine in verdicts.items()}
     write_atomic(config.out / "verdict.json", json.dumps(content, indent=2).encode())
-    write_atomic(config.out / "report.html", page(rows, sentences).encode())
+    write_atomic(config.out / "report.html", page(rows, verdicts, sentences).encode())
     for name, sentence in sentences.items():
         console.print(f"[bold]{name}[/bold]: {sentence}")
     console.print(f"written: {config.out}/runs.jsonl, verdict.json, report.html")

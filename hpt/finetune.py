@@ -96,7 +96,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _heads(config: FinetuneConfig, trained: Trained, tasks: Sequence[Task], given: Given) -> int:
     from hpt.console.tables import Fitting
-    from hpt.finetuning.heads import Heads, table, tune_heads, warnings
+    from hpt.finetuning.heads import KEPT, Heads, table, tune_heads, warnings
     from hpt.finetuning.text import SHARE_OF_LR
     from hpt.tracking.server import tracking_uri
     from trainer.finetune.heads import HeadSettings
@@ -121,10 +121,12 @@ def _heads(config: FinetuneConfig, trained: Trained, tasks: Sequence[Task], give
     write_atomic(plan.out / "origin.json", json.dumps({"finetuned": source_of(config.run)}).encode())
     console = config.console()
     found = tune_heads(plan, trained, tasks, given, console)
-    shown = table(found, f"{plan.source}, heads")
-    console.print(Fitting(shown, ("tokens/s", "examples", "best epoch", "seeds", "sd")))
+    console.print(Fitting(table(found, f"{plan.source}, heads"), ("tokens/s", "examples", "best epoch", "seeds", "sd")))
     for line in warnings(found):
         console.print(line, style="yellow")
+    console.print(
+        f"kept in {plan.out / KEPT}; of several epochs the best on the validation split counts, as BabyLM does"
+    )
     words = [f"{task} {next(iter(result['seeds'].values()))['scores']}" for task, result in found.items()]
     config.answer(found, "\n".join(words))
     return 0

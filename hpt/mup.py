@@ -171,6 +171,19 @@ def best_table(best: dict[tuple[str, int], Optimum | None]) -> Table:
     return table
 
 
+def draw_checks(checks: dict[str, list[Movement]]) -> list[Chart]:
+    """A panel for each parametrisation: how far activations moved, by width; dashed: too steep to transfer."""
+    charts = []
+    for name, found in checks.items():
+        chart = Chart("width", "mean |activation now - at the start|", f"{name}: slopes", y_log=True, width=460)
+        for i, m in enumerate(found):
+            points = list(zip(m.sizes, m.moved, strict=True))
+            chart.line(points, i, f"{m.name} {m.slope:+.2f}", dash=not m.passes)
+            chart.dots(points, i, [f"{m.name}, width {size}: {moved:.2g}" for size, moved in points])
+        charts.append(chart)
+    return charts
+
+
 def draw(rows: list[dict], best: dict[tuple[str, int], Optimum | None]) -> list[Chart]:
     """A panel for each parametrisation: loss against lr, a curve for each width, its optimum a large hollow dot."""
     names, widths = list(dict.fromkeys(n for n, _ in best)), list(dict.fromkeys(w for _, w in best))

@@ -69,7 +69,7 @@ def test_the_command_goes_on_and_judges(tmp_path: Path, capsys: pytest.CaptureFi
     assert len(rows) == 3 * 2 * 2
     found = json.loads((tmp_path / "verdict.json").read_text())
     assert set(found) == {"swiglu", "slow"} and "worse" in found["slow"]["sentence"]
-    assert (tmp_path / "report.html").read_text().count("<figure>") == 2
+    assert (tmp_path / "report.html").read_text().count("<figure>") == 3
     (tmp_path / "runs.jsonl").write_text("\n".join(rows[:-3]) + "\n")
     capsys.readouterr()
     assert ablate.main(flags) == 0
@@ -183,7 +183,7 @@ def test_tasks_and_own_lrs_of_real_runs(tmp_path: Path, monkeypatch: pytest.Monk
     assert all(0 <= row["scores"]["blimp/acc"] <= 1 for row in rows)
     found = json.loads((tmp_path / "out" / "verdict.json").read_text())["slow"]
     assert set(found["tasks"]) == {"blimp"} and found["lr_factor"] > 0 and "blimp" in found["summary"]
-    assert (tmp_path / "out" / "report.html").read_text().count("<figure>") == 3
+    assert (tmp_path / "out" / "report.html").read_text().count("<figure>") == 4
 
 
 def test_a_verdict_knows_which_way_is_better() -> None:

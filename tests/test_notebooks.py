@@ -48,7 +48,7 @@ def test_what_is_kept_is_whole(path: Path) -> None:
         assert not any("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in cell.outputs)
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS[:3], ids=[p.stem for p in NOTEBOOKS[:3]])
+@pytest.mark.parametrize("path", NOTEBOOKS[:6], ids=[p.stem for p in NOTEBOOKS[:6]])
 def test_it_reads_like_a_page(path: Path) -> None:
     """No cell is longer than what one takes in at a glance, and every other one shows something."""
     code = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]

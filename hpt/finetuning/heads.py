@@ -34,6 +34,7 @@ from trainer.tasks.labels import majority, scores
 from trainer.tasks.squad import NONE
 
 Result = dict[str, Any]
+KEPT = "heads.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ class Heads:
 
 
 def tune_heads(plan: Heads, trained: Trained, tasks: Sequence[Task], given: Given, console: Console) -> dict[str, Any]:
-    """Results by task, which heads.json in the run's directory keeps: what is there already is not trained again."""
+    """Results by task, which KEPT in the run's directory keeps: what is there already is not trained again."""
     tokenizer_fits(trained)
     for task in tasks:
         if task.kind == "text":
@@ -60,7 +61,7 @@ def tune_heads(plan: Heads, trained: Trained, tasks: Sequence[Task], given: Give
                 f"--heads needs labels or answers that stand in the text, and {task.name} is written: leave --heads "
                 f"out, or {others}."
             )
-    kept = plan.out / "heads.json"
+    kept = plan.out / KEPT
     if trained.encoding.name not in NAMED:
         write_atomic(plan.out / "tokenizer.json", to_json(trained.encoding).encode())
     results: dict[str, Any] = read_json(kept) if kept.is_file() else {}
@@ -75,7 +76,6 @@ def tune_heads(plan: Heads, trained: Trained, tasks: Sequence[Task], given: Give
             if str(seed) not in results[task.name]["seeds"]:
                 results[task.name]["seeds"][str(seed)] = _one(plan, task, seed, train, validation, console)
                 write_atomic(kept, json.dumps(results, indent=1).encode())  # after each: what is done stays done
-    console.print(f"kept in {kept}; of several epochs the best on the validation split counts, as BabyLM does")
     return {task.name: results[task.name] for task in tasks}
 
 

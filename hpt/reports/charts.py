@@ -148,7 +148,7 @@ def learning_curves(found: Found) -> Chart | None:
         _curve(chart, t, i)
     lows = [t.loss for t in chosen if t.loss is not None]
     highs = [v for t in chosen for _, v in t.train_curve[len(t.train_curve) // 4 :]]
-    chart.y_range = (min(lows) - 0.1, max([*highs, *lows]) + 0.1)
+    chart.y_range = (min([*highs, *lows]) - 0.1, max([*highs, *lows]) + 0.1)
     chart.title = "Training loss of the best trials at the longest horizons; dots: validation loss"
     return chart
 

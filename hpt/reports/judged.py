@@ -16,6 +16,8 @@ from hpt.reports.gather import Found
 from search.records import Recommendation
 from trainer.files import write_atomic
 
+MOST = 25.0
+"""Per cent of regret that are drawn."""
 WITHIN = 1.01
 """Of the lowest loss: what a learning rate that is good enough may lose."""
 
@@ -69,14 +71,15 @@ def beside(chart: Chart, what: str, truth: Truth, found: Found) -> None:
 def valleys(truths: Mapping[str, Truth], marks: Mapping[str, Sequence[tuple[str, float]]]) -> Chart:
     """What lrs give up against the best one, in per cent of its loss, a line a target. marks: by target, (who says it,
     lr) of rules to be judged, of which those inside the grid are drawn."""
-    chart = Chart("peak learning rate", "regret (% of the lowest loss)", y_range=(-0.7, 25.0), height=380)
+    chart = Chart("peak learning rate", "regret (% of the lowest loss)", y_range=(-0.7, MOST), height=380)
     for i, (name, truth) in enumerate(truths.items()):
 
         def regret(lr: float, truth: Truth = truth) -> float:
             return 100 * (truth(math.log(lr)) / truth(truth.best) - 1)
 
         chart.line([(lr, regret(lr)) for lr, _ in points(truth)], i, f"{name}: best {math.exp(truth.best):.1e}")
-        said = [(who, lr) for who, lr in marks[name] if truth.low <= math.log(lr) <= truth.high]
+        inside = [(who, lr) for who, lr in marks[name] if truth.low <= math.log(lr) <= truth.high]
+        said = [(who, lr) for who, lr in inside if regret(lr) < MOST]
         chart.dots([(lr, regret(lr)) for _, lr in said], i, [f"{who}: {lr:.2g}" for who, lr in said], r=5)
         chart.words([(lr, regret(lr)) for _, lr in said], [who for who, _ in said])
     chart.title = "What a wrong learning rate costs; dots: published laws"

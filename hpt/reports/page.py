@@ -100,9 +100,12 @@ def comparison_page(runs: Sequence[FinalFound]) -> str:
     return _page("Final runs compared", "".join(parts))
 
 
-def ablation_page(verdicts: dict[str, str], charts: Sequence[Chart]) -> str:
+def ablation_page(
+    verdicts: dict[str, str], table: tuple[Sequence[str], Sequence[Sequence[str]]], charts: Sequence[Chart]
+) -> str:
+    """verdicts: a sentence by variant. table: headers, and a row a gap with its error."""
     lines = _list(f"<b>{escape(name)}</b>: {escape(sentence)}" for name, sentence in verdicts.items())
-    return _page("Ablation", lines + _charts("With scale", charts))
+    return _page("Ablation", lines + _section("Gaps to the baseline", _table(*table)) + _charts("With scale", charts))
 
 
 def _page(title: str, body: str) -> str:

@@ -15,6 +15,8 @@ from trainer.errors import UserError
 from trainer.evals.score import leading
 
 LOSS = "loss"
+Verdicts = dict[str, dict[str, Verdict]]
+"""By variant, by metric."""
 
 
 def metrics_of(rows: Sequence[Row]) -> list[str]:
@@ -54,8 +56,8 @@ def summary(verdicts: dict[str, Verdict]) -> str:
     return "; ".join(f"{group}: {', '.join(metrics)}" for group, metrics in groups.items() if metrics)
 
 
-def table(rows: list[Row], verdicts: dict[str, dict[str, Verdict]]) -> Table:
-    levels = sorted({r["level"] for r in rows})
+def table(rows: list[Row], verdicts: Verdicts) -> Table:
+    levels = levels_of(rows)
     out = Table(box=SIMPLE, title="mean validation loss, nats a token", title_justify="left")
     tasks = metrics_of(rows)[1:]
     shares = (f"{level:.3g} of the compute" for level in levels)
@@ -93,13 +95,46 @@ def curve(rows: list[Row], name: str, of: str, metric: str = LOSS) -> tuple[list
     return xs, ys
 
 
-def page(rows: list[Row], sentences: dict[str, str]) -> str:
+def page(rows: list[Row], verdicts: Verdicts, sentences: dict[str, str]) -> str:
     from hpt.reports.page import ablation_page
 
-    charts = [_chart(rows, of, LOSS, label) for of, label in
-              (("flops", "training FLOPs"), ("seconds", "seconds of this device"))]  # fmt: skip
-    charts += [_chart(rows, "flops", task, "training FLOPs") for task in metrics_of(rows)[1:]]
-    return ablation_page(sentences, charts)
+    headers = ("variant", "metric", "gap", "95 %", *(f"at {level:.3g} of the compute" for level in levels_of(rows)))
+    body = [
+        (name, metric, f"{v.gap:+.4f}", f"± {v.factor * v.error:.4f}",
+         *(f"{gap:+.4f} ± {v.factor * error:.4f}" for gap, error in zip(v.gaps, v.errors, strict=True)))
+        for name, mine in verdicts.items() for metric, v in mine.items()
+    ]  # fmt: skip
+    return ablation_page(sentences, (headers, body), charts(rows, verdicts))
+
+
+def levels_of(rows: list[Row]) -> list[float]:
+    return sorted({r["level"] for r in rows})
+
+
+def charts(rows: list[Row], verdicts: Verdicts) -> list[Chart]:
+    """Gaps to the baseline with their intervals, losses against FLOPs and seconds, and every task."""
+    of = (("flops", "training FLOPs"), ("seconds", "seconds of this device"))
+    drawn = [_chart(rows, key, LOSS, label) for key, label in of]
+    drawn += [_chart(rows, "flops", task, "training FLOPs") for task in metrics_of(rows)[1:]]
+    compared = {name: mine[LOSS] for name, mine in verdicts.items() if LOSS in mine}
+    return [_gaps(rows, compared), *drawn] if compared else drawn
+
+
+def _gaps(rows: list[Row], verdicts: dict[str, Verdict]) -> Chart:
+    chart = Chart("training FLOPs of the baseline", "gap to the baseline (nats a token)")
+    compute = curve(rows, BASELINE, "flops")[0]
+    chart.line([(compute[0] / 1.2, 0), (compute[-1] * 1.2, 0)], "fg", BASELINE, thin=True)
+    names = list(dict.fromkeys(r["variant"] for r in rows))
+    for name, v in verdicts.items():
+        i = names.index(name)
+        xs = [c * 1.08 ** (i - len(names) / 2) for c in compute]  # side by side: no bar hides another
+        points = list(zip(xs, v.gaps, strict=True))
+        half = [v.factor * error for error in v.errors]
+        chart.bars([(x, gap - h, gap + h) for (x, gap), h in zip(points, half, strict=True)], i)
+        chart.line(points, i, name)
+        chart.dots(points, i, [f"{name}: {gap:+.4f} ± {h:.4f}" for (_, gap), h in zip(points, half, strict=True)])
+    chart.title = "Gap to the baseline at each level of compute, with its 95 % interval; below 0 is better"
+    return chart
 
 
 def _chart(rows: list[Row], of: str, metric: str, label: str) -> Chart:

@@ -22,7 +22,7 @@ FOLDER = "wandb"
 """In a search's directory, or a run's."""
 SENT = "trials.txt"
 """In that folder: ids of those that are there, a line each."""
-SECONDS = 30.0
+SECONDS = 15.0
 """To wait for a server that is away."""
 
 
