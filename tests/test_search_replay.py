@@ -187,9 +187,11 @@ def test_made_up_shapes_have_the_parameters_and_cost_6nd(n: int) -> None:
 
 def test_ladder_holds_whole_smaller_runs() -> None:
     target = preset("gpt2-124m")
-    runs = ladder(target, (1 / 16, 1 / 4, 1.0), (1 / 16, 1.0))
+    assert ladder(target, (1.0,), (1 / 16,)) == ()  # warmup is a tenth of the target
+    assert len(ladder(replace(target, warmup=target.tokens // 50), (1.0,), (1 / 16,))) == 1
+    runs = ladder(target, (1 / 16, 1 / 4, 1.0), (1 / 4, 1.0))
     assert len(runs) == 5 and all(r.lr is None for r in runs)
-    assert all(r.tokens % r.batch == 0 and r.warmup / r.tokens < 0.11 for r in runs)
+    assert all(r.tokens % r.batch == 0 and r.warmup == min(target.warmup, round(0.4 * r.tokens)) for r in runs)
     shares = {round(math.log2(size_of(r) / size_of(target))) for r in runs}
     assert shares == {-4, -2, 0}
     small = scaled(target, 1 / 16).model

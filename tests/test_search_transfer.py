@@ -135,7 +135,7 @@ def test_free_choice_makes_whole_smaller_runs(schedule: str) -> None:
     assert not isinstance(asked, Done) and asked
     for p in asked:
         assert p.horizon == p.run.tokens and run_flops(p.run, p.horizon) < flops
-        assert p.run.warmup / p.run.tokens == pytest.approx(target.warmup / target.tokens, rel=0.05)
+        assert p.run.warmup == min(target.warmup, round(0.4 * p.run.tokens))
 
 
 def test_no_answer_without_evidence(world: World) -> None:
@@ -235,6 +235,7 @@ def test_weight_decay_and_warmup_are_searched_when_asked(second: str, planted: f
 def test_a_wsd_run_goes_on_from_the_trunk_of_a_shorter_one() -> None:
     target = preset("laptop")
     assert target.schedule == "wsd"
+    target = replace(target, warmup=target.tokens // 100)  # it fits into a sixteenth of the run
     posed = Problem(target=target, budget=Budget(flops=2 * run_flops(target)), cost=CostModel())
     session = play(Session(strategy=Transfer(), problem=posed), Valley())
     continued = [t for t in session.trials if t.parent]

@@ -11,6 +11,7 @@ from search.evidence.answers import calibration_cost
 from search.evidence.cells import Cell, cells
 from search.evidence.edges import at_edge
 from search.records import History, Proposal
+from search.shapes.ladder import warmup_within
 from search.strategy import DONE, Done, Stage
 from trainer.architecture.counts import parameters
 from trainer.config import RunConfig
@@ -39,9 +40,9 @@ def even_lrs(count: int, lr_range: tuple[float, float]) -> tuple[float, ...]:
 
 
 def shortened(run: RunConfig, tokens: float) -> RunConfig:
-    """The run with a complete schedule of about `tokens`, warmup in proportion."""
+    """The run with a complete schedule of about `tokens`, its warmup as far as it fits."""
     whole = run.steps_at(tokens) * run.batch
-    return replace(run, tokens=whole, warmup=round(run.warmup * whole / run.tokens))
+    return replace(run, tokens=whole, warmup=warmup_within(run, whole))
 
 
 def fitting(

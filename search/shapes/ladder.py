@@ -10,6 +10,18 @@ from trainer.config import ModelConfig, RunConfig
 
 MIN_STEPS = 50  # below, a schedule is mostly warmup and its best lr says little about a long one
 
+WARMUP = 0.4  # of a shorter run, at most
+SHORT = 0.25  # of the target's tokens: a shorter run is worth something only where the whole warmup fits
+
+
+def warmup_within(target: RunConfig, tokens: float) -> int:
+    """Tokens of warmup of a run of so many `tokens`: the target's own, at most two fifths of the run.
+
+    What warmup prevents takes steps, not a share of the run: with a share, runs of a quarter of the tokens ended up to
+    0.6 nats higher at the target's best lr, and best at half of it (notebooks/LOG.md, 2026-11-27).
+    """
+    return round(min(target.warmup, WARMUP * tokens))
+
 
 def scaled(target: RunConfig, share: float) -> RunConfig:
     """The target's shape with about `share` of its non-embedding parameters: depth and width shrink
@@ -52,7 +64,8 @@ def ladder(
     """Every whole run of these shares of the target's parameters, tokens and batch, smaller than
     the target in N or D.
 
-    Warmup keeps its share of the tokens; runs of fewer than MIN_STEPS steps are left out.
+    Warmup is the target's, as far as it fits; runs of fewer than MIN_STEPS steps are left out, and runs of less than a
+    quarter of the tokens into which it does not fit.
     """
     runs: dict[tuple[int, int, int], RunConfig] = {}
     for size in sizes:
@@ -63,7 +76,9 @@ def ladder(
                 tokens = max(1, round(horizon * target.tokens / unit)) * unit
                 if (size == 1 and horizon == 1) or tokens < MIN_STEPS * unit:
                     continue
-                warmup = round(target.warmup * tokens / target.tokens)
+                warmup = warmup_within(target, tokens)
+                if horizon < SHORT and warmup < target.warmup:
+                    continue
                 run = replace(shape, tokens=tokens, batch=unit, warmup=warmup, lr=None)
                 runs.setdefault((size_of(run), tokens, unit), run)
     return tuple(runs.values())

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from search.evidence.answers import calibration_cost, recommend_from_history
 from search.evidence.cells import cells
+from search.evidence.sweeps import shortened
 from search.records import History, Proposal, Recommendation
 from search.sampling import Sampler, sample_lrs
 from search.strategy import DONE, Done, Stage, Strategy
@@ -99,8 +100,7 @@ class EarlyStopping(Strategy):
         target = history.problem.target
         if not self.anneal:
             return target
-        warmup = round(target.warmup * self.fraction)
-        return replace(target, tokens=self._horizon(history), warmup=warmup)
+        return shortened(target, self.fraction * target.tokens)
 
     def _affordable(self, history: History) -> int:
         """Trials that the budget holds beside the calibration, at most `trials`."""

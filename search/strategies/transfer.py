@@ -131,8 +131,8 @@ class Transfer(TransferSettings, Strategy):
         if not self._trunked(run) or not parents:
             return proposal
         parent = max(parents, key=lambda t: (t.trunk, t.id))
-        run = replace(run, lr=parent.lr, warmup=parent.run.warmup)
-        if any(_same(replace(run, warmup=o.warmup), o) for o in (*(t.run for t in history), *(p.run for p in beside))):
+        run = replace(run, lr=parent.lr)
+        if any(_same(run, other) for other in (*(t.run for t in history), *(p.run for p in beside))):
             return proposal
         return replace(proposal, run=run, parent=parent.id, start=parent.trunk or 0)
 
@@ -153,8 +153,8 @@ def _too_small(chooser: Chooser) -> str:
 
 def _stage_name(run: RunConfig, problem: Problem) -> str:
     batch = f", batch {run.batch:,}" if run.batch != problem.target.batch else ""
-    tokens = f"{run.tokens / 1e6:.3g}M" if run.tokens >= 1e6 else f"{run.tokens / 1e3:.3g}k"
-    return f"{run.model.depth}x{run.model.width}, {tokens} tokens{batch}"
+    unit, letter = next(((u, c) for u, c in ((1e9, "B"), (1e6, "M")) if run.tokens >= u), (1e3, "k"))
+    return f"{run.model.depth}x{run.model.width}, {run.tokens / unit:.3g}{letter} tokens{batch}"
 
 
 def _same(one: RunConfig, other: RunConfig) -> bool:

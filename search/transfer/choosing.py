@@ -207,5 +207,5 @@ def kin(run: RunConfig, other: RunConfig) -> bool:
 
 
 def longer(run: RunConfig, other: RunConfig) -> bool:
-    """Whether `other` is `run` for more tokens."""
-    return other.tokens > run.tokens and kin(run, other)
+    """Whether `other` is `run` for more tokens, with the same warmup: it can go on from the trunk of `run`."""
+    return other.tokens > run.tokens and other.warmup == run.warmup and kin(run, other)

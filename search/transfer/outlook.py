@@ -63,7 +63,7 @@ def untried(history: History) -> list[str]:
     held = {
         "batch": {t.run.batch for t in trials},
         "weight decay": {t.run.weight_decay for t in trials},
-        "warmup": {round(t.run.warmup / t.run.tokens, 3) for t in trials},
+        "warmup": {t.run.warmup for t in trials},
         "seed": {t.run.seed for t in trials},
         "model size": {t.run.model for t in trials},
         "number of tokens": {t.horizon for t in trials},

@@ -35,7 +35,7 @@ class TransferSettings:
     max_trials: int = 200
     trunks: bool = True
     """Where the target's schedule is wsd, a run goes on from the trunk of a shorter one at nearly its lr (NEAR), and
-    trains only what is new; it has that one's lr and warmup."""
+    trains only what is new; it has that one's lr."""
 
     def __post_init__(self) -> None:
         if self.guess is not None and not 0 < self.guess < math.inf:
