@@ -167,18 +167,25 @@ def rows(runs: Path) -> list[dict[str, Any]]:
         path = folder(runs, asked)
         if asked[0] not in curves or not (path / "recommendation.json").exists():
             continue
-        row = searched(curves[asked[0]], path)
-        low, high = row.pop("interval90", None) or (math.nan, math.nan)
+        row, answer = searched(curves[asked[0]], path), SearchDir(path).read_recommendation()
+        for share in ("50", "90"):
+            ends = answer[f"interval{share}"] or (math.nan, math.nan)
+            row |= {f"low{share}": ends[0], f"high{share}": ends[1]}
         found.append(dict(zip(("target", "strategy", "budget", "seed"), asked, strict=True)) | row)
     return found
 
 
+def kept(trial: dict[str, Any], corpus: str) -> dict[str, Any]:
+    """Without the place of its corpus on some machine, and without its curve."""
+    run = trial["run"]
+    return trial | {"train_curve": [], "run": run | {"data": run["data"] | {"corpus": corpus}}}
+
+
 def keep(runs: Path) -> None:
     for name in ALL:
-        trials = truth(runs, name)
-        if len({t.lr for t in trials}) >= 5:
-            lines = "".join(f"{json.dumps(t.to_json())}\n" for t in trials)
-            write_atomic(KEPT / f"{name}.jsonl", lines.encode())
+        trials = [kept(t.to_json(), ALL[name].corpus) for t in truth(runs, name)]
+        if len({t["run"]["lr"] for t in trials}) >= 5:
+            write_atomic(KEPT / f"{name}.jsonl", "".join(f"{json.dumps(t)}\n" for t in trials).encode())
     found, out = rows(runs), io.StringIO()
     if found:
         names = list(dict.fromkeys(key for row in found for key in row if key not in ("what", "wait_ms")))

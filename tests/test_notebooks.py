@@ -27,7 +27,7 @@ def refresh() -> dict[str, Any]:
 
 
 def test_they_are_all_here() -> None:
-    assert [p.stem[:2] for p in NOTEBOOKS] == ["01", "02", "03", "04", "05", "06", "07", "08", "09"]
+    assert [p.stem[:2] for p in NOTEBOOKS] == ["01", "02", "03", "04", "05", "06", "07", "08", "09", "10"]
     index = (FOLDER.parent / "docs" / "README.md").read_text()
     assert all(f"notebooks/{p.name}" in index for p in NOTEBOOKS)
 
