@@ -93,3 +93,13 @@ def test_refusals_and_what_is_not_judged_are_counted_apart() -> None:
     assert summarise(hopeless)[0].missed == 0.5
     assert replace(RESULT, hopeless="edge").missed == 0  # it says rightly where the best lr lies
     assert replace(RESULT, hopeless="edge", best_lr=9.0).missed == 1
+
+
+def test_no_floor_below_all_runs_is_made_up_beside_a_cliff() -> None:
+    """Flat over a factor of four, then a cliff: a parabola through the best three would dip by 1 %."""
+    lrs = np.log([1e-3, 2e-3, 4e-3, 5.66e-3, 8e-3, 1.13e-2, 1.6e-2])
+    losses = np.array([3.985, 3.897, 3.892, 3.889, 3.870, 4.302, 4.417])
+    cliff = Valley(lrs, losses)
+    assert cliff.fit is None and cliff.lowest == 3.870
+    assert cliff.regret(4e-3)[0] == pytest.approx(100 * (3.892 / 3.870 - 1))
+    assert Valley(lrs[:5], np.array([4.0, 3.9, 3.85, 3.86, 3.9])).fit is not None

@@ -19,6 +19,7 @@ NEAR = (
 )
 STEEP = 0.05  # how far up it may reach where few lrs are nearer
 FEWEST = 5  # lrs for a cubic: one more than it has coefficients
+DIP = 0.0075  # of the loss: a floor further below every run than this is the form's, beside a cliff, and nobody saw it
 WIDE = math.log(3)  # between lrs; up to there a parabola through the best three finds the floor (x2: to 0.1 octaves)
 
 
@@ -65,7 +66,8 @@ class Valley:
 
     @cached_property
     def fit(self) -> tuple[np.ndarray, float, float] | None:
-        """(coefficients of ln loss over ln lr less that of the lowest, first and last ln lr fitted); None: no minimum.
+        """(coefficients of ln loss over ln lr less that of the lowest, first and last ln lr fitted); None: no minimum
+        that the runs speak for.
 
         A cubic where five lrs or more are near enough; else a parabola through the best three, where they are dense.
         """
@@ -82,8 +84,9 @@ class Valley:
         here = slice(low, high + 1)
         fitted = np.polyfit(x[here] - x[best], np.log(y[here]), degree)
         grid = np.linspace(x[low], x[high], 401)
-        lowest = int(np.argmin(np.polyval(fitted, grid - x[best])))
-        return (fitted, float(x[low]), float(x[high])) if 0 < lowest < len(grid) - 1 else None
+        valley = np.polyval(fitted, grid - x[best])
+        inside = 0 < int(np.argmin(valley)) < len(grid) - 1
+        return (fitted, float(x[low]), float(x[high])) if inside and valley.min() > math.log(y[best]) - DIP else None
 
     def _near(self, best: int) -> tuple[int, int]:
         """First and last of the lrs about the best whose losses are near its, outward by rising loss."""
