@@ -90,7 +90,7 @@ def test_evidence_is_taken_apart_and_judged() -> None:
     """Of recorded searches: fewer trials, both together, another target, laws; what each says against the truth."""
     sizes, lengths = hpt.load(DATA / "search" / "by-size"), hpt.load(DATA / "search" / "by-tokens")
     recorded = sizes.recommend()
-    assert recorded.lr == pytest.approx(sizes.found.answer["lr"]) and recorded.interval90 is not None
+    assert recorded.lr == pytest.approx(sizes.found.answer["lr"], rel=2e-3) and recorded.interval90 is not None
     assert list(sizes.fits.trials) == [7] * 4 and "chosen" in set(sizes.laws("N").verdict)
     smaller = sizes.only(lambda trial: trial.run.model.width < 48)
     assert len(smaller.fits) == 3 and smaller.recommend().lr != recorded.lr

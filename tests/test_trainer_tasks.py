@@ -71,7 +71,7 @@ def test_a_row_becomes_text_with_a_right_answer(name: str) -> None:
     assert leading.value == pytest.approx(100 if name == "cnn_dailymail" else 1) and wrong.value == 0
 
 
-@pytest.mark.parametrize("name", [n for n, t in TASKS.items() if t.kind != "text"])
+@pytest.mark.parametrize("name", [n for n, t in TASKS.items() if t.kind in ("label", "value")])
 def test_a_row_becomes_what_a_head_reads(name: str) -> None:
     task = TASKS[name]
     found = task.made(ROWS[name], "row 1", heads=True)
@@ -80,6 +80,15 @@ def test_a_row_becomes_what_a_head_reads(name: str) -> None:
     assert all(np.isfinite(s.value) for s in scores(task.metrics, found, perfect))
     if task.head_examples:
         assert [s.value for s in scores(task.metrics, found, perfect, perfect)] == [1.0] * len(task.metrics)
+
+
+@pytest.mark.parametrize("name", [n for n, t in TASKS.items() if t.kind == "span"])
+def test_an_answer_stands_where_a_head_is_told(name: str) -> None:
+    (found,) = TASKS[name].made(ROWS[name], "row 1", heads=True)
+    if found.keep is None:  # this one has no answer
+        assert name == "squad_v2" and found.answers == ("unanswerable",)
+    else:
+        assert found.source[slice(*found.keep)] == found.answers[0] != ""
 
 
 def written(folder: Path, found: list[dict]) -> list[Path]:
