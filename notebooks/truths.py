@@ -13,16 +13,19 @@ import json
 import math
 import sys
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import hpt
+from hpt.console.settings import SearchConfig
 from search.execution.store import SearchDir
 from search.records import Trial
 from search.strategies.grid import Grid
+from trainer.data import prepare
 from trainer.errors import UserError
 from trainer.files import write_atomic
+from trainer.loop import Training
 
 KEPT = Path(__file__).parent / "data" / "truths"
 GPT2, LLAMA = (), ("model.positions=rope", "model.norm=rmsnorm", "model.activation=swiglu", "model.bias=false")
@@ -79,6 +82,8 @@ STRATEGIES = (
     "literature",
 )
 BUDGETS = (0.5, 1.0, 0.25)
+FINER = 8
+"""Number of the first grid between others."""
 Asked = tuple[str, str, float, int]
 """Target, strategy, target runs, seed."""
 
@@ -98,49 +103,41 @@ def folder(runs: Path, asked: Asked) -> Path:
 
 
 def make_truth(runs: Path, name: str, texts: dict[str, str]) -> None:
-    """Whole runs at 1e-3 to 1.6e-2, and one lr further at a time while the best is at an end."""
-    low, high = 1e-3, 1.6e-2
-    _find(
-        runs,
-        f"{name}-truth-0",
-        name,
-        texts,
-        strategy="grid",
-        lr_range=(low, high * 1.001),
-        grid=Grid(seeds=ALL[name].seeds),
-    )
-    for k in range(1, 5):
-        trials = truth(runs, name)
-        best = min((t for t in trials if t.loss is not None), key=lambda t: t.loss).lr
-        lrs = sorted({t.lr for t in trials})
-        if best not in (lrs[0], lrs[-1]):
-            return
-        lr = best / 2 if best == lrs[0] else best * 2
-        _find(
-            runs,
-            f"{name}-truth-{k}",
-            name,
-            texts,
-            strategy="grid",
-            lr_range=(lr, lr * 1.001),
-            grid=Grid(seeds=ALL[name].seeds),
-        )
+    """Whole runs at 1e-3 to 1.6e-2, one lr further at a time while the best is at an end, and for TARGETS halves of a
+    step on both sides of the best, without which a fit between two lrs is a guess."""
+    _grid(runs, 0, name, texts, 1e-3, 1.6e-2)
+    for number in range(1, FINER):
+        losses = defaultdict[float, list[float]](list)
+        for trial in truth(runs, name, FINER):
+            losses[trial.lr].append(math.inf if trial.loss is None else trial.loss)
+        best = min(losses, key=lambda lr: sum(losses[lr]) / len(losses[lr]))
+        if min(losses) < best < max(losses):
+            break
+        lr = best / 2 if best == min(losses) else best * 2
+        _grid(runs, number, name, texts, lr, lr)
+    for k, ratio in enumerate((2**0.5, 0.5**0.5) if name in TARGETS else ()):
+        _grid(runs, FINER + k, name, texts, best * ratio, best * ratio)
 
 
-def make_finer(runs: Path, name: str, texts: dict[str, str]) -> None:
-    """Halves of a step on both sides of the best lr, without which a fit between two of them is a guess."""
-    means = defaultdict[float, list[float]](list)
-    for trial in truth(runs, name):
-        if trial.loss is not None:
-            means[trial.lr].append(trial.loss)
-    best = min((lr for lr in means if f"{lr:.1g}" == f"{lr:.2g}"), key=lambda lr: sum(means[lr]) / len(means[lr]))
-    for k, lr in enumerate((best * 2**0.5, best / 2**0.5)):
-        ends = (lr, lr * 1.001)
-        _find(runs, f"{name}-truth-{8 + k}", name, texts, strategy="grid", lr_range=ends, grid=Grid(seeds=2))
+def _grid(runs: Path, number: int, name: str, texts: dict[str, str], low: float, high: float) -> None:
+    grid = Grid(seeds=ALL[name].seeds)
+    _find(runs, f"{name}-truth-{number}", name, texts, strategy="grid", lr_range=(low, high * 1.001), grid=grid)
 
 
-def truth(runs: Path, name: str) -> list[Trial]:
-    found = [SearchDir(path).read_trials() for path in sorted(runs.glob(f"{name}-truth-*"))]
+def compare_warmups(name: str, texts: dict[str, str]) -> None:
+    """What a quarter of the target's tokens end at, with a quarter of its warmup and with all of it; printed."""
+    target = SearchConfig(quiet=True, **ALL[name].settings(texts)).build_target()
+    data = prepare(target.data, vocabulary=target.model.vocabulary)
+    short = replace(target, tokens=target.tokens // 4 // target.batch * target.batch)
+    for warmup in (target.warmup // 4, target.warmup):
+        for lr in (1e-3, 2e-3, 4e-3, 8e-3):
+            *_, last = Training(replace(short, warmup=warmup, lr=lr), data).reports()
+            print(f"{name}, warmup {warmup:,} of {short.tokens:,} tokens, lr {lr:g}: {last.val_loss}", flush=True)
+
+
+def truth(runs: Path, name: str, below: int = 10) -> list[Trial]:
+    """Whole runs of the grids of smaller numbers."""
+    found = [SearchDir(path).read_trials() for k in range(below) if (path := runs / f"{name}-truth-{k}").is_dir()]
     return [t for trials in found for t in trials if t.tags.get("stage") == "grid" and t.status != "pruned"]
 
 
@@ -201,18 +198,17 @@ def main(argv: list[str]) -> None:
     parser.add_argument("runs", type=Path)
     parser.add_argument("--texts", nargs="*", default=[], help="CORPUS=PATH")
     parser.add_argument("--targets", nargs="*", default=list(ALL))
-    parser.add_argument("--only", choices=("truths", "searches"))
+    parser.add_argument("--only", choices=("truths", "searches", "warmups"))
     parser.add_argument("--keep", action="store_true")
     config = parser.parse_args(argv)
     if config.keep:
         return keep(config.runs)
     texts = dict(text.split("=", 1) for text in config.texts)
-    for name in config.targets if config.only != "searches" else ():
+    for name in config.targets if config.only == "warmups" else ():
+        compare_warmups(name, texts)
+    for name in config.targets if config.only in (None, "truths") else ():
         make_truth(config.runs, name, texts)
-    for name in config.targets if config.only != "searches" else ():
-        if name in TARGETS:
-            make_finer(config.runs, name, texts)
-    for asked in searches() if config.only != "truths" else ():
+    for asked in searches() if config.only in (None, "searches") else ():
         name, strategy, budget, seed = asked
         if name in config.targets:
             _find(config.runs, folder(config.runs, asked).name, name, texts, strategy=strategy, budget_runs=budget,

@@ -19,6 +19,7 @@ from search.replay.arena import Rules, judge
 from search.replay.cases import targets
 from search.replay.columns import Columns, plain
 from search.replay.problems import USUAL, direct_problem, problem_for
+from search.replay.rows import read
 from search.replay.table import load_table
 from search.replay.world import World
 from search.strategies.hyperband import Hyperband
@@ -124,6 +125,8 @@ def test_tokens_by_ratio_or_steps(tmp_path: Path) -> None:
          8 * 4 * 2 * 256),
         ({"micro_batch_size": 8, "grad_accum": 3, "global_batch_size": 96, "max_seq_len": 128}, 96 * 128),
         ({"batch_tokens": 32768, "batch_size": 32, "seq_len": 1024}, 32768),
+        ({"params_per_device_train_batch_size": 8, "params_world_size": 3, "params_seq_length": 256}, 8 * 3 * 256),
+        ({"args/micro_batch_size": 8, "args/num_gpus": 3, "args/seq_length": 256}, 8 * 3 * 256),
     ],
 )  # fmt: skip
 def test_a_step_s_tokens_are_what_its_columns_make(tmp_path: Path, columns: dict, tokens: int) -> None:
@@ -131,6 +134,13 @@ def test_a_step_s_tokens_are_what_its_columns_make(tmp_path: Path, columns: dict
     found = load_table(written(tmp_path / "runs.csv", plain))
     assert {b for _, _, b in found.cells} == {tokens}
     assert any(" x " in note for note in found.notes) == (tokens not in columns.values())
+
+
+def test_a_column_beside_the_batch_is_taken_only_where_it_counts(tmp_path: Path) -> None:
+    rows = [r | {"seq_len": 1024, "num_gpus": 2} for r in runs()]
+    plain = [{"batch_tokens" if k == "bs" else k: 65536 if k == "bs" else v for k, v in r.items()} for r in rows]
+    found = read(written(tmp_path / "runs.csv", plain), Columns())
+    assert found.names["context"] is found.names["workers"] is None and {r.b for r in found.rows} == {65536}
 
 
 def test_a_share_of_a_device_needs_its_context(tmp_path: Path) -> None:

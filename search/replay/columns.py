@@ -9,6 +9,9 @@ from pathlib import Path
 
 from trainer.errors import UserError
 
+PER_DEVICE = ("per_device_train_batch_size", "per_device_batch_size", "per_device_batch", "device_batch_size",
+              "micro_batch_size", "microbatch_size", "batch_size_per_gpu")  # fmt: skip
+"""Names of a batch that is one device's share of one pass."""
 ALIASES = {
     "active": ("na", "n_active", "active", "active_params", "active_parameters", "activated_params"),
     "total": ("n_total", "total", "total_params", "total_parameters"),
@@ -19,9 +22,7 @@ ALIASES = {
     "steps": ("ti", "steps", "train_steps", "num_steps", "total_steps", "max_steps", "iterations"),
     "lr": ("lr", "learning_rate", "peak_lr", "max_lr", "optimizer_lr"),
     "batch": ("bs", "b", "batch", "batch_tokens", "tokens_per_step", "tokens_per_iter", "batch_in_tokens",
-              "global_batch_size", "batch_size", "train_batch_size", "per_device_train_batch_size",
-              "per_device_batch_size", "per_device_batch", "device_batch_size", "micro_batch_size",
-              "microbatch_size", "batch_size_per_gpu"),
+              "global_batch_size", "batch_size", "train_batch_size", *PER_DEVICE),
     "context": ("context", "context_length", "seq_len", "seq_length", "sequence_length", "block_size", "max_seq_len",
                 "max_seq_length", "max_sequence_length"),
     "accumulation": ("gradient_accumulation_steps", "grad_accum_steps", "grad_accum", "gradient_accumulation",
@@ -98,6 +99,11 @@ def plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", PREFIX.sub("", name.strip().lower())).strip("_")
 
 
+def stripped(name: str) -> str:
+    """The last part of a column's name, without what tools put before it: `params_lr`, `config.optim.lr` are `lr`."""
+    return TOOLS.sub("", plain(re.split(r"[./]", name)[-1]))
+
+
 UNITS = {"k": 1e3, "thousand": 1e3, "thousands": 1e3, "m": 1e6, "million": 1e6, "millions": 1e6, "b": 1e9, "g": 1e9,
          "billion": 1e9, "billions": 1e9, "t": 1e12, "trillion": 1e12, "trillions": 1e12}  # fmt: skip
 COUNTED = ("n", "active", "total", "d", "batch", "flops", "steps")
@@ -121,7 +127,7 @@ def usual_names(there: list[str]) -> dict[str, str]:
         usual.setdefault(plain(name), name)
     for words, name in list(usual.items()):
         logged = name.lower().startswith(LOGGED)
-        last = plain(re.split(r"[./]", name)[-1])  # config.model.n_params
+        last = stripped(name)  # config.model.n_params
         for bare in (words, TOOLS.sub("", words), "" if logged else last):
             usual.setdefault(bare, name)
             stem, _, unit = bare.rpartition("_")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from search.replay.batches import batches
+from search.replay.batches import NEIGHBOURS, batches
 from search.replay.columns import COUNTED, Columns, find, plain, unit_of
 from search.replay.files import flat, number, records_of
 from search.shapes.ladder import model_of
@@ -110,6 +110,7 @@ def _from_trials(path: Path, records: list[dict[str, Any]]) -> Rows:
 def _from_columns(path: Path, records: list[dict[str, Any]], names: dict[str, str | None], context: int | None) -> Rows:
     found, left, bare = Rows(), 0, 0
     step, perplexity = batches(records, names, context), is_perplexity(names["loss"])
+    names |= dict.fromkeys(set(NEIGHBOURS) - set(step.factors))  # what is not used may be told as varying
     scales = {key: unit_of(name, key) for key, name in names.items()}
     for line, record in enumerate(records, start=1):
         values = {key: record.get(name, name) if name else None for key, name in names.items()}
@@ -135,7 +136,7 @@ def _from_columns(path: Path, records: list[dict[str, Any]], names: dict[str, st
     found.note(left, f"did not end ({names['status']}): left out.")
     found.note(bare, "have neither an lr nor a loss: left out.")
     _check_batches(path, found, names)
-    found.notes += [step.note] if step.note else []
+    found.notes += [note] if (note := step.note(names)) else []
     if not names["n"]:
         found.notes.append(f"N is {N_OF_SHAPE} ({names['depth']}, {names['width']}).")
     if perplexity:
