@@ -18,16 +18,19 @@ from search.records import History, Problem, Proposal, Trial
 from search.strategies.hyperband import Hyperband, brackets
 from search.strategy import DONE
 from trainer.architecture.counts import run_flops
+from trainer.config import RunConfig
 from trainer.errors import UserError
 from trainer.presets import laptop, preset
 from trainer.schedule import decay_start, warmup_steps
 
 TARGET = preset("laptop")
+BRIEF = replace(TARGET, warmup=TARGET.batch)
+"""Its warmup fits into every rung."""
 
 
-def problem(runs: float = 1.0, **budget: float) -> Problem:
-    cap = Budget(**budget) if budget else Budget(flops=runs * run_flops(TARGET))
-    return Problem(target=TARGET, budget=cap, cost=CostModel())
+def problem(runs: float = 1.0, target: RunConfig = TARGET, **budget: float) -> Problem:
+    cap = Budget(**budget) if budget else Budget(flops=runs * run_flops(target))
+    return Problem(target=target, budget=cap, cost=CostModel())
 
 
 def play(session: Session, best: float = 0.006, slots: int = 2) -> list[Proposal]:
@@ -73,10 +76,12 @@ def test_plan_is_the_largest_that_fits_and_is_what_is_spent(runs: float, cooldow
     strategy, asked_for = Hyperband(cooldown=cooldown), problem(runs)
     plan = sum((s.cost for s in strategy.plan(History(problem=asked_for))), Spending())
     assert asked_for.budget.allows(plan)
-    largest = max(s.tokens / s.trials for s in strategy.plan(History(problem=asked_for)) if s.name.endswith("rung 1"))
-    resource = round(largest / (TARGET.tokens / strategy.units))
-    if resource < strategy.units:
-        more = replace(strategy, max_resource=resource + 1)
+    settled = strategy._settled(History(problem=asked_for))
+    resource, units = settled.max_resource or 0, settled.units
+    assert resource <= units <= strategy.units
+    larger = [replace(strategy, max_resource=resource + 1)] * (resource < strategy.units)
+    longer = [replace(settled, units=units - 1)] * (resource < units)
+    for more in (*larger, *longer):
         cost = sum((s.cost for s in more.plan(History(problem=asked_for))), Spending())
         assert not asked_for.budget.allows(cost)
     session = Session(strategy=strategy, problem=asked_for)
@@ -87,7 +92,7 @@ def test_plan_is_the_largest_that_fits_and_is_what_is_spent(runs: float, cooldow
 
 
 def test_promotes_the_best_from_their_trunks() -> None:
-    session = Session(strategy=Hyperband(), problem=problem(3.0))
+    session = Session(strategy=Hyperband(), problem=problem(3.0, BRIEF))
     asked = play(session)
     history = session.history
     promoted = [p for p in asked if p.parent]
@@ -103,6 +108,28 @@ def test_promotes_the_best_from_their_trunks() -> None:
         assert all(t.id in ids for t in better)
         # The trunk that is continued is the beginning of the longer run.
         assert warmup_steps(p.run) == warmup_steps(parent.run) < decay_start(parent.run) <= decay_start(p.run)
+
+
+def test_what_had_less_warmup_starts_again_with_its_own() -> None:
+    """Of the target's warmup a rung has what fits into two fifths of it, and nothing longer goes on from less."""
+    session = Session(strategy=Hyperband(), problem=problem(3.0, replace(TARGET, warmup=TARGET.tokens // 20)))
+    play(session)
+    history = session.history
+    again = [t for t in history if t.tags["rung"] and t.parent is None]
+    assert again
+    for t in history:
+        assert t.run.warmup == min(TARGET.tokens // 20, round(0.4 * t.horizon))
+        parent = history.get(t.parent) if t.parent else None
+        assert parent is None or parent.run.warmup == t.run.warmup
+
+
+def test_a_budget_between_two_tables_buys_longer_runs() -> None:
+    """R = 9 needs a third bracket and 2.5 times the money of R = 8."""
+    at = [History(problem=problem(runs)) for runs in (0.4, 0.7)]
+    few, more = (
+        {s.trials: s.tokens / s.trials for s in Hyperband().plan(h) if s.name.endswith("1 rung 2")} for h in at
+    )
+    assert few.keys() == more.keys() == {1} and more[1] > 1.3 * few[1]
 
 
 @pytest.mark.parametrize("sampler", ["random", "qmc", "tpe", "gp"])

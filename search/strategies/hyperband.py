@@ -10,6 +10,7 @@ from search.evidence.answers import calibration_cost, recommend_from_history
 from search.evidence.edges import at_edge, focused, one_fidelity
 from search.records import History, Proposal, Recommendation, Trial
 from search.sampling import Sampler, sample_lrs
+from search.shapes.ladder import warmup_within
 from search.strategy import DONE, Done, Stage, Strategy
 from trainer.architecture.counts import parameters
 from trainer.config import RunConfig
@@ -37,7 +38,8 @@ class Hyperband(Strategy):
     """Brackets that trade trials against training tokens; survivors go on from their checkpoints.
 
     A rung's loss is that of a whole wsd run as long as the rung: the trunk (constant lr) goes on from
-    promotion to promotion, and each rung branches off a cooldown. So rungs are compared annealed.
+    promotion to promotion, and each rung branches off a cooldown. So rungs are compared annealed. A rung too short for
+    the target's warmup has less of it; what is promoted from there starts again, with its own.
     """
 
     reduction_factor: int = 3
@@ -114,34 +116,41 @@ class Hyperband(Strategy):
 
     # --- the table ----------------------------------------------------------------------------------------------
 
-    def _unit(self, target: RunConfig) -> float:
-        return target.tokens / self.units
-
     def _layout(self, history: History) -> list[list[tuple[int, int]]]:
-        """The brackets that fit the budget beside the calibration. Depends on nothing that changes in a search."""
+        return brackets(self._settled(history).max_resource or 1, self.reduction_factor)
+
+    def _settled(self, history: History) -> Hyperband:
+        """With R and the unit that fit the budget. Depends on nothing that changes in a search."""
         if self.reduction_factor < 2:
             raise UserError(f"--hyperband.reduction-factor {self.reduction_factor} must be at least 2.")
         if self.max_resource is not None:
-            return brackets(self.max_resource, self.reduction_factor)
+            return self
         key = (self, calibration_cost(history))
         if key not in history.problem.memo:
             history.problem.memo[key] = self._largest(history)
         return history.problem.memo[key]
 
-    def _largest(self, history: History) -> list[list[tuple[int, int]]]:
-        budget, before = history.problem.budget, calibration_cost(history)
+    def _largest(self, history: History) -> Hyperband:
+        """The largest R that the budget holds beside the calibration. One more may need a bracket more, and half of the
+        budget be left: then the unit grows until it is used, for longer runs tell more."""
         # Units below one step would make rungs that differ only in name.
         most = min(self.units, history.problem.target.steps)
-        for resource in range(most, 0, -1):
-            layout = brackets(resource, self.reduction_factor)
-            if budget.allows(before + self._total(history, layout)):
-                return layout
-        smallest = before + self._total(history, brackets(1, self.reduction_factor))
+        fits = (plan for r in range(most, 0, -1) if (plan := replace(self, max_resource=r))._affordable(history))
+        if largest := next(fits, None):
+            wider = (replace(largest, units=units) for units in range(largest.max_resource or 1, self.units))
+            return next((plan for plan in wider if plan._affordable(history)), largest)
+        budget, smallest = history.problem.budget, replace(self, max_resource=1)._bill(history)
         raise UserError(
-            f"The budget is too small for one trial of hyperband: the smallest plan (one trial of "
-            f"{self._unit(history.problem.target):,.0f} tokens) needs {budget.share(smallest):.1f} times as much. "
-            f"Raise the budget to {budget.needed(smallest)}."
+            "The budget is too small for one trial of hyperband: the smallest plan (one trial of "
+            f"{history.problem.target.tokens / self.units:,.0f} tokens) needs {budget.share(smallest):.1f} times as "
+            f"much. Raise the budget to {budget.needed(smallest)}."
         )
+
+    def _affordable(self, history: History) -> bool:
+        return history.problem.budget.allows(self._bill(history))
+
+    def _bill(self, history: History) -> Spending:
+        return calibration_cost(history) + self._total(history, brackets(self.max_resource or 1, self.reduction_factor))
 
     def _total(self, history: History, layout: list[list[tuple[int, int]]]) -> Spending:
         total = Spending()
@@ -155,12 +164,19 @@ class Hyperband(Strategy):
         return history.problem.cost.forecast(run, self._tokens_trained(history, rungs, i))
 
     def _tokens_trained(self, history: History, rungs: list[tuple[int, int]], i: int) -> float:
-        start = self._trunk(history, rungs, i - 1) if i else 0
+        start = self._trunk(history, rungs, i - 1) if self._goes_on(history, rungs, i) else 0
         return self._horizon(history, rungs, i) - start
+
+    def _goes_on(self, history: History, rungs: list[tuple[int, int]], i: int) -> bool:
+        """Whether rung i trains on from the one before: trunks are alike where their warmups are."""
+        return 0 < i < len(rungs) and self._run(history, rungs, i).warmup == self._run(history, rungs, i - 1).warmup
+
+    def _unit(self, history: History) -> float:
+        return history.problem.target.tokens / self._settled(history).units
 
     def _horizon(self, history: History, rungs: list[tuple[int, int]], i: int) -> int:
         target = history.problem.target
-        return target.steps_at(rungs[i][1] * self._unit(target)) * target.batch
+        return target.steps_at(rungs[i][1] * self._unit(history)) * target.batch
 
     def _trunk(self, history: History, rungs: list[tuple[int, int]], i: int) -> int:
         """Tokens at which a trial of this rung leaves its trunk."""
@@ -171,9 +187,8 @@ class Hyperband(Strategy):
         target = history.problem.target
         if not self.cooldown:
             return target
-        # The whole bracket shares one trunk, so warmup must end inside the first rung's.
-        warmup = min(target.warmup, self._horizon(history, rungs, 0) // 4)
         tokens, memo = self._horizon(history, rungs, i), history.problem.memo
+        warmup = warmup_within(target, tokens)
         key = ("run", self.cooldown, tokens, warmup)
         if key not in memo:  # a hundred trials of a rung have it alike
             memo[key] = replace(target, schedule="wsd", cooldown=self.cooldown, tokens=tokens, warmup=warmup)
@@ -204,8 +219,8 @@ class Hyperband(Strategy):
 
     def _promote(self, history: History, rungs: list[tuple[int, int]], b: int, i: int, parent: Trial) -> Proposal:
         proposal = self._proposal(history, rungs, b, i, parent.tags["config"], parent.lr)
-        if parent.trunk is None:
-            return proposal  # without a checkpoint (a recorded sweep, say) it starts again
+        if parent.trunk is None or not self._goes_on(history, rungs, i):
+            return proposal  # without a checkpoint (a recorded sweep, say), or with more warmup, it starts again
         return replace(proposal, parent=parent.id, start=parent.trunk)
 
     def _proposal(self, history: History, rungs: list[tuple[int, int]], b: int, i: int, k: int, lr: float) -> Proposal:
@@ -213,7 +228,7 @@ class Hyperband(Strategy):
             id=f"b{b + 1}-r{i + 1}-{k + 1:03d}",
             run=replace(self._run(history, rungs, i), lr=lr),
             horizon=self._horizon(history, rungs, i),
-            keep=i + 1 < len(rungs),
+            keep=self._goes_on(history, rungs, i + 1),
             tags={"bracket": b, "rung": i, "config": k, "stage": f"bracket {b + 1} rung {i + 1}"},
         )
 
