@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from search.shapes.ladder import scaled
+from search.shapes.ladder import scaled, warmup_within
 from trainer.architecture.counts import flops_per_token, parameters
 from trainer.config import RunConfig, override
 from trainer.errors import UserError
@@ -55,8 +55,7 @@ def plan(
         share = math.sqrt(level)
         shape = base if level == 1 else scaled(base, share)
         tokens = max(1, round(base.tokens * share / base.batch)) * base.batch
-        warmup = round(base.warmup * tokens / base.tokens)
-        sized = replace(shape, tokens=tokens, warmup=warmup, lr=lr * level**LR_EXPONENT)
+        sized = replace(shape, tokens=tokens, warmup=warmup_within(base, tokens), lr=lr * level**LR_EXPONENT)
         made = {name: override(sized, changes) for name, changes in variants.items()}
         if match != "none":
             made = {name: matched(run, sized, variants[name], match) for name, run in made.items()}

@@ -1,8 +1,10 @@
 """A second setting beside the lr, weight decay or warmup: a short sweep near the target, at the lr found by then.
 
-The best warmup is carried over as a share of the run. The best weight decay is carried over as its timescale
-B / (lr weight_decay D), which falls with tokens a parameter as in Power Lines (arXiv 2505.13738, scaling.published).
-The lr was found at the target's own decay, so what is found is their product; the two are not searched jointly.
+The best warmup is carried over in tokens at one batch, that is in steps: what it is for takes steps, about
+2 / (1 - beta2) of them (Ma and Yarats, arXiv 1910.04209), however long the run. The best weight decay is carried over
+as its timescale B / (lr weight_decay D), which falls with tokens a parameter as in Power Lines (arXiv 2505.13738,
+scaling.published). The lr was found at the target's own decay, so what is found is their product; the two are not
+searched jointly.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from trainer.config import RunConfig
 SHARE = 0.35
 """Of the budget, at most, for the sweep; the rest finds the lr first."""
 FACTORS = (1.0, 1 / 4, 4.0, 1 / 2, 2.0)
-"""Of the target's own value (or of DEFAULT, where that is 0)."""
+"""Of the target's own value (or of the setting's default, where that is 0)."""
 BEYOND = 2  # further values, where the best is at an end
 
 
@@ -34,8 +36,10 @@ class Setting:
     name: str
     get: Callable[[RunConfig], float]
     put: Callable[[RunConfig, float], RunConfig]
-    default: float
-    highest: float
+    default: Callable[[RunConfig], float]
+    """Where the target's own is 0."""
+    highest: Callable[[RunConfig], float]
+    said: Callable[[float], str]
     carry: Callable[[float, RunConfig, RunConfig], float]
     """(best value at a run, that run with its lr, target with its lr) -> value for the target."""
 
@@ -50,12 +54,12 @@ def _carried_decay(value: float, run: RunConfig, target: RunConfig) -> float:
 
 SETTINGS = {
     "weight_decay": Setting(
-        "weight_decay", lambda run: run.weight_decay, lambda run, v: replace(run, weight_decay=v), 0.1, math.inf,
-        _carried_decay,
+        "weight_decay", lambda run: run.weight_decay, lambda run, v: replace(run, weight_decay=v), lambda _: 0.1,
+        lambda _: math.inf, "{:.3g}".format, _carried_decay,
     ),
     "warmup": Setting(
-        "warmup", lambda run: run.warmup / run.tokens, lambda run, v: replace(run, warmup=round(v * run.tokens)), 0.02,
-        0.5, lambda value, run, target: value,
+        "warmup", lambda run: run.warmup, lambda run, v: replace(run, warmup=round(v)), lambda run: 0.02 * run.tokens,
+        lambda run: 0.5 * run.tokens, "{:,.0f} tokens".format, lambda value, run, target: value,
     ),
 }  # fmt: skip
 
@@ -116,7 +120,7 @@ class Second:
             if edge is None or history.running:
                 return []
             tried = [v for v, _ in self.observed]
-            values += [min(tried) / 2] if edge == "low" else [min(max(tried) * 2, self.setting.highest)]
+            values += [min(tried) / 2] if edge == "low" else [min(max(tried) * 2, self.setting.highest(self.run))]
         lr = self.trials[0].lr if self.trials else self._lr(self.run)
         stage = {"stage": self.setting.name.replace("_", " "), "setting": self.setting.name}
         return [
@@ -129,8 +133,8 @@ class Second:
 
     def _values(self) -> list[float]:
         """Tried ones in the order they were asked for, else the sweep's; warmup may not exceed half a run."""
-        base = self.setting.get(self.target) or self.setting.default
-        found = list(dict.fromkeys(min(base * f, self.setting.highest) for f in FACTORS))
+        base, run = self.setting.get(self.target) or self.setting.default(self.target), self.run or self.target
+        found = list(dict.fromkeys(min(base * f, self.setting.highest(run)) for f in FACTORS))
         return found + [self.setting.get(t.run) for t in sorted(self.trials, key=lambda t: t.id)[len(found) :]]
 
     def _id(self, k: int) -> str:
@@ -168,13 +172,13 @@ class Second:
         size, edge = f"{parameters(run.model).total:,} parameters and {run.tokens:,} tokens", best.edge
         answer = _because(
             answer,
-            f"{name} {found:.3g} was best at {size}; carried over to the target it is {value:.3g}."
-            + (f" It is at the {edge} end of those tried." if edge else ""),
+            f"{name} {self.setting.said(found)} was best at {size}; carried over to the target it is "
+            f"{self.setting.said(value)}." + (f" It is at the {edge} end of those tried." if edge else ""),
         )
         details = {name: {"observed": self.observed, "best": found, "sd": best.sd, "edge": edge}}
         answer = replace(answer, details={**answer.details, **details})
         if name == "warmup":
-            return replace(answer, warmup=round(value * self.target.tokens))
+            return replace(answer, warmup=round(value))
         return replace(answer, weight_decay=float(f"{value:.3g}"))
 
 
