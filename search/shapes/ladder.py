@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -11,7 +12,9 @@ from trainer.config import ModelConfig, RunConfig
 MIN_STEPS = 50  # below, a schedule is mostly warmup and its best lr says little about a long one
 
 WARMUP = 0.4  # of a shorter run, at most
-SHORT = 0.25  # of the target's tokens: a shorter run is worth something only where the whole warmup fits
+SHORT = (
+    0.25  # of the target's tokens: a shorter run is lengthened until the whole warmup fits, up to two thirds of this
+)
 
 
 def warmup_within(target: RunConfig, tokens: float) -> int:
@@ -64,22 +67,22 @@ def ladder(
     """Every whole run of these shares of the target's parameters, tokens and batch, smaller than
     the target in N or D.
 
-    Warmup is the target's, as far as it fits; runs of fewer than MIN_STEPS steps are left out, and runs of less than a
-    quarter of the tokens into which it does not fit.
+    Warmup is the target's, as far as it fits. Horizons below a quarter are lengthened until it does, or left out where
+    that would make them a quarter themselves; runs of fewer than MIN_STEPS steps are left out.
     """
     runs: dict[tuple[int, int, int], RunConfig] = {}
+    room = target.warmup / WARMUP / target.tokens
+    horizons = sorted({h if h >= SHORT else max(h, room) for h in horizons if h >= SHORT or room <= SHORT / 1.5})
     for size in sizes:
         shape = target if size == 1 else scaled(target, size)
         for horizon in horizons:
             for batch in batches:
                 unit = max(1, round(batch * target.batch / target.model.context)) * target.model.context
-                tokens = max(1, round(horizon * target.tokens / unit)) * unit
+                steps = horizon * target.tokens / unit
+                tokens = max(1, math.ceil(steps - 1e-9) if horizon < SHORT else round(steps)) * unit
                 if (size == 1 and horizon == 1) or tokens < MIN_STEPS * unit:
                     continue
-                warmup = warmup_within(target, tokens)
-                if horizon < SHORT and warmup < target.warmup:
-                    continue
-                run = replace(shape, tokens=tokens, batch=unit, warmup=warmup, lr=None)
+                run = replace(shape, tokens=tokens, batch=unit, warmup=warmup_within(target, tokens), lr=None)
                 runs.setdefault((size_of(run), tokens, unit), run)
     return tuple(runs.values())
 

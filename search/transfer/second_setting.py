@@ -74,19 +74,23 @@ class Second:
     @property
     def run(self) -> RunConfig | None:
         """Where the sweep is made, without lr: the dearest run near the target's tokens a parameter that may be had
-        so often; None where there is none."""
+        so often and has room for twice the target's own value; None where there is none."""
         if self.trials:
             return replace(self.trials[0].run, lr=None)
         k, times = self.chooser, len(FACTORS) + BEYOND
         if k.problem.proxies is not None:  # recorded runs: their settings are what they are
             return None
         runs = [
-            (far, cost, run)
+            (self.setting.highest(run) < 2 * self._base, far, cost, run)
             for run, cost in zip(k.candidates, k.costs, strict=True)
             if run.batch == self.target.batch and cost * times <= SHARE
             for far in [abs(math.log(ratio(run) / ratio(self.target))) > math.log(4.0)]
         ]
-        return min(runs, key=lambda r: (r[0], -r[1]))[2] if runs else None
+        return min(runs, key=lambda r: (r[0], r[1], -r[2]))[3] if runs else None
+
+    @property
+    def _base(self) -> float:
+        return self.setting.get(self.target) or self.setting.default(self.target)
 
     @property
     def reserve(self) -> float:
@@ -133,8 +137,8 @@ class Second:
 
     def _values(self) -> list[float]:
         """Tried ones in the order they were asked for, else the sweep's; warmup may not exceed half a run."""
-        base, run = self.setting.get(self.target) or self.setting.default(self.target), self.run or self.target
-        found = list(dict.fromkeys(min(base * f, self.setting.highest(run)) for f in FACTORS))
+        highest = self.setting.highest(self.run or self.target)
+        found = list(dict.fromkeys(min(self._base * f, highest) for f in FACTORS))
         return found + [self.setting.get(t.run) for t in sorted(self.trials, key=lambda t: t.id)[len(found) :]]
 
     def _id(self, k: int) -> str:

@@ -20,7 +20,7 @@ class TransferSettings:
     sizes: tuple[float, ...] = (1 / 64, 1 / 16, 1 / 4, 1.0)
     """Shares of the target's parameters that proxies may have, where the problem has no menu."""
     horizons: tuple[float, ...] = (1 / 16, 1 / 4, 1.0)
-    """Shares of the target's tokens, likewise; below a quarter only where the target's warmup fits."""
+    """Shares of the target's tokens, likewise; below a quarter as much more as the target's warmup needs."""
     exchange: float = 0.05
     """Loss that more compute brings, as a fraction of the loss per e-fold of compute: a gap of
     delta at the target is worth delta / exchange of its cost. Compute-optimal ladders show 0.05
