@@ -67,11 +67,10 @@ TARGETS = {
 """0.3 to 0.9 million parameters, embeddings included: on these the settings of strategies were chosen."""
 HELD_OUT = {
     "reviews-gpt2": Target("reviews", GPT2, 2, 64, 4000, 256, "cosine", warmup=0.02),
-    "web-llama": Target("web", LLAMA, 4, 96, 1500, 2048, "cosine", warmup=0.1),
+    "web-llama": Target("web", LLAMA, 3, 96, 800, 2048, "cosine", warmup=0.1),
     "code-gpt2-deep": Target("code", GPT2, 8, 64, 2500, 512, "wsd", warmup=0.02),
     "code-llama-small-batch": Target("code", LLAMA, 1, 192, 5000, 128, "wsd"),
     "books-gptneo": Target("books", ("family=gptneo",), 3, 128, 2500, 512, "cosine", warmup=0.01),
-    "reviews-llama-wide": Target("reviews", LLAMA, 2, 160, 2000, 1024, "wsd", warmup=0.03),
 }
 """On these nothing was: other corpora, batches from one sequence to sixteen, deep and wide, warmups of 1 to 10 %."""
 SHAPES = {"0.05M": (1, 64), "0.1M": (2, 64), "0.3M": (3, 96)}
