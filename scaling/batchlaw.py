@@ -3,7 +3,7 @@ before any run.
 
     ln lr*(N, D, B) = -a n + softmin(u, w)     n, d, b = ln of N, D, B over the target's
     u = c + delta + p1 b + q1 d                noise-limited: rises with B, falls with D
-    w = c + p2 b + q2 d                        curvature-limited: hardly moved by B
+    w = c + p2 b + q2 d                        curvature-limited: moved by the number of steps, D / B, if at all
 
 softmin(u, w) = -ln(e^(-4u) + e^(-4w)) / 4. At one batch the best lr falls with D while that batch
 is small and rises while it is large: so laws fitted at one batch (Bjorck et al., arXiv 2409.19913:
@@ -37,6 +37,8 @@ SMALL = 8.5e7
 """Non-embedding parameters of GPT-2 124M, where scatter and curvature are known from others' runs."""
 LAWLESS = 1e7
 """Parameters below which no published law was fitted; carried down from 1e8, N^-0.4 is out by a factor of 10 at 1e5."""
+MANY = 1e10
+"""Tokens from which recorded sweeps show at which batch the branches meet."""
 T3 = 3.0  # degrees of freedom of the exponents whose prior has heavy tails
 
 
@@ -90,21 +92,23 @@ def prior(n: float, d: float, b: float, parametrisation: str = "sp", guess: floa
     Below LAWLESS the level no longer rises. With muP and CompleteP the lr should not move with N, and is of
     another scale. The batch at which the branches meet is taken to lie below the best batch of Step
     Law, 0.58 D^0.571 tokens, by what recorded sweeps sliced at one batch show, within a factor of 3 (DeepSeek, Power
-    Lines and 2607.01487 differ by less at 1e10 tokens and by more at 1e7). The valley's curvature is h = 0.8 % of the
-    loss per squared unit of ln lr (half or twice the best lr cost about that), within a factor of 2.2, and a run's
-    loss scatters by 0.07 % from SMALL parameters up. Smaller models have steeper valleys and scatter more:
+    Lines and 2607.01487 differ by less at 1e10 tokens and by more at 1e7); below MANY tokens it falls as D^0.75, for at
+    1e5 to 1e6 tokens lr* was the same at batches of 128 and 512 (LOG, 2026-11-28), if anything higher where
+    there were more steps: w falls a little with B. The valley's curvature is h = 0.8 % of the loss per squared unit of
+    ln lr (half or twice the best lr cost about that), within a factor of 2.2, and a run's loss scatters by 0.07 % from
+    SMALL parameters up. Smaller models have steeper valleys and scatter more:
     5 % and 0.5 % at 1e5 parameters, on our own sweeps (notebooks/LOG.md); in between a power is drawn.
     The range in which lrs are to be searched is no witness of the level: it says where a user looks. A `guess` of
     theirs is, and data overrule it.
     """
     mup = parametrisation != "sp"
-    meeting = 0.256 * d**0.571
+    meeting = 0.256 * d**0.571 * min(1.0, d / MANY) ** 0.18
     level, level_sd = (np.log(5e-3), 1.5) if mup else (np.log(2e-3) - 0.4 * np.log(max(n, LAWLESS) / 1e8), 0.8)
     if guess is not None:
         level, level_sd = np.log(guess), GUESS_SD
     small = max(1.0, SMALL / n)
     return Prior(
-        mean=np.array([0.0 if mup else 0.25, level, 0.75 * np.log(b / meeting), 0.75, -0.35, 0.0, 0.15]),
+        mean=np.array([0.0 if mup else 0.25, level, 0.75 * np.log(b / meeting), 0.75, -0.35, -0.15, 0.15]),
         sd=np.array([0.15 if mup else 0.30, level_sd, 0.8, 0.25, 0.3, 0.15, 0.25]),
         valley_mean=np.array([np.log(0.008 * small**0.27), -0.2, -0.2, np.log(0.9)]),
         valley_sd=np.array([0.8, 0.3, 0.3, 0.5]),
