@@ -21,6 +21,7 @@ import hpt
 from hpt.console.settings import SearchConfig
 from search.execution.store import SearchDir
 from search.records import Trial
+from search.shapes.ladder import ladder, size_of
 from search.strategies.grid import Grid
 from trainer.data import prepare
 from trainer.errors import UserError
@@ -80,7 +81,8 @@ FAMILIES = {
     for family in ("llama", "gptneo", "bert")
 }
 """Does the best lr of one architecture serve another? Sizes are parameters in blocks."""
-ALL = TARGETS | HELD_OUT | FAMILIES
+OWN = TARGETS | HELD_OUT
+ALL = OWN | FAMILIES
 WIDELY = ("transfer", "hyperband")
 STRATEGIES = (
     *WIDELY,
@@ -101,11 +103,12 @@ Asked = tuple[str, str, float, int]
 
 def searches() -> list[Asked]:
     """What tells most comes first."""
-    first = itertools.product((0, 1, 2), BUDGETS, WIDELY)
-    asked = [(target, s, budget, seed) for seed, budget, s in first for target in TARGETS]
-    others = [(t, s, 0.5, 0) for s in STRATEGIES[2:] for t in TARGETS]
+    once, twice, thrice = (
+        [(t, s, budget, seed) for budget, s in itertools.product(BUDGETS, WIDELY) for t in OWN] for seed in (0, 1, 2)
+    )
+    others = [(t, s, 0.5, 0) for s in STRATEGIES if s not in WIDELY for t in OWN]
     largest = [(t, "transfer", 1.0, 0) for t in FAMILIES if t.endswith("0.3M")]
-    return [*asked[: 2 * 3 * len(TARGETS)], *largest, *others, *asked[2 * 3 * len(TARGETS) :]]
+    return [*once, *largest, *others, *twice, *thrice]
 
 
 def folder(runs: Path, asked: Asked) -> Path:
@@ -144,6 +147,16 @@ def compare_warmups(name: str, texts: dict[str, str]) -> None:
         for lr in (1e-3, 2e-3, 4e-3, 8e-3):
             *_, last = Training(replace(short, warmup=warmup, lr=lr), data).reports()
             print(f"{name}, warmup {warmup:,} of {short.tokens:,} tokens, lr {lr:g}: {last.val_loss}", flush=True)
+
+
+def sweep_proxies(name: str, texts: dict[str, str]) -> None:
+    """How the best lr of short proxies moves with parameters, tokens and batch; printed as `proxies.csv` has it."""
+    target = SearchConfig(quiet=True, **ALL[name].settings(texts)).build_target()
+    data = prepare(target.data, vocabulary=target.model.vocabulary)
+    for run in ladder(target, (1 / 16, 1 / 4, 1.0), (1 / 8, 1 / 4), (1.0, 1 / 4)):
+        for k in range(7):
+            *_, last = Training(replace(run, lr=5e-4 * 2**k), data).reports()
+            print(f"{name},{size_of(run)},{run.tokens},{run.batch},{5e-4 * 2**k:g},{last.val_loss}", flush=True)
 
 
 def truth(runs: Path, name: str, below: int = 10) -> list[Trial]:
@@ -209,14 +222,14 @@ def main(argv: list[str]) -> None:
     parser.add_argument("runs", type=Path)
     parser.add_argument("--texts", nargs="*", default=[], help="CORPUS=PATH")
     parser.add_argument("--targets", nargs="*", default=list(ALL))
-    parser.add_argument("--only", choices=("truths", "searches", "warmups"))
+    parser.add_argument("--only", choices=("truths", "searches", "warmups", "proxies"))
     parser.add_argument("--keep", action="store_true")
     config = parser.parse_args(argv)
     if config.keep:
         return keep(config.runs)
     texts = dict(text.split("=", 1) for text in config.texts)
-    for name in config.targets if config.only == "warmups" else ():
-        compare_warmups(name, texts)
+    for name in config.targets if config.only in ("warmups", "proxies") else ():
+        (compare_warmups if config.only == "warmups" else sweep_proxies)(name, texts)
     for name in config.targets if config.only in (None, "truths") else ():
         make_truth(config.runs, name, texts)
     for asked in searches() if config.only in (None, "searches") else ():
