@@ -97,6 +97,7 @@ STRATEGIES = (
 BUDGETS = (0.5, 1.0, 0.25)
 FINER = 8
 """Number of the first grid between others."""
+ENDED = ("finished", "diverged")
 Asked = tuple[str, str, float, int]
 """Target, strategy, target runs, seed."""
 
@@ -162,7 +163,7 @@ def sweep_proxies(name: str, texts: dict[str, str]) -> None:
 def truth(runs: Path, name: str, below: int = 10) -> list[Trial]:
     """Whole runs of the grids of smaller numbers."""
     found = [SearchDir(path).read_trials() for k in range(below) if (path := runs / f"{name}-truth-{k}").is_dir()]
-    return [t for trials in found for t in trials if t.tags.get("stage") == "grid" and t.status != "pruned"]
+    return [t for trials in found for t in trials if t.tags.get("stage") == "grid" and t.status in ENDED]
 
 
 def _find(runs: Path, directory: str, name: str, texts: dict[str, str], **settings: Any) -> None:

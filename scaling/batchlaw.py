@@ -92,7 +92,7 @@ def prior(n: float, d: float, b: float, parametrisation: str = "sp", guess: floa
     Below LAWLESS the level no longer rises. With muP and CompleteP the lr should not move with N, and is of
     another scale. The batch at which the branches meet is taken to lie below the best batch of Step
     Law, 0.58 D^0.571 tokens, by what recorded sweeps sliced at one batch show, within a factor of 3 (DeepSeek, Power
-    Lines and 2607.01487 differ by less at 1e10 tokens and by more at 1e7); below MANY tokens it falls as D^0.75, for at
+    Lines and 2607.01487 differ by less at 1e10 tokens and by more at 1e7); below MANY tokens it falls as D^0.7, for at
     1e5 to 1e6 tokens lr* was the same at batches of 128 and 512 (LOG, 2026-11-28), if anything higher where
     there were more steps: w falls a little with B. The valley's curvature is h = 0.8 % of the loss per squared unit of
     ln lr (half or twice the best lr cost about that), within a factor of 2.2, and a run's loss scatters by 0.07 % from
@@ -102,7 +102,7 @@ def prior(n: float, d: float, b: float, parametrisation: str = "sp", guess: floa
     theirs is, and data overrule it.
     """
     mup = parametrisation != "sp"
-    meeting = 0.256 * d**0.571 * min(1.0, d / MANY) ** 0.18
+    meeting = 0.256 * d**0.571 * min(1.0, d / MANY) ** 0.13
     level, level_sd = (np.log(5e-3), 1.5) if mup else (np.log(2e-3) - 0.4 * np.log(max(n, LAWLESS) / 1e8), 0.8)
     if guess is not None:
         level, level_sd = np.log(guess), GUESS_SD

@@ -184,7 +184,7 @@ def free_world(target: RunConfig, best_decay: float, best_warmup: float) -> Call
         laws = [weight_decay(parameters(r.model).total, r.tokens, r.batch, r.lr or 0.0) for r in (p.run, whole)]
         wd = math.log(p.run.weight_decay / (best_decay * laws[0] / laws[1]))
         warm = math.log(p.run.warmup / target.tokens / best_warmup)
-        return (1.7 + (1e5 / n) ** 0.2 + (1e6 / d) ** 0.3) * (1 + 0.006 * z * z + 0.004 * wd * wd + 0.006 * warm * warm)
+        return (1.7 + (1e5 / n) ** 0.2 + (1e6 / d) ** 0.3) * (1 + 0.006 * z * z + 0.006 * wd * wd + 0.006 * warm * warm)
 
     return loss
 

@@ -21,7 +21,7 @@ CHANCE = 2e-5  # or, where there is much noise and many runs, the likelihood of 
 # chosen where noise was kind, and the test does not know that
 NOISY = 0.02  # of the loss: seeds scatter by less (1.6 % at 300 steps of the smallest models), valleys by more
 EVIDENCE = 6  # runs beyond the first of each cell, from which that can be told
-SAME_EDGE = 0.8  # of the cells: then nobody knows how far away the optimum is
+SAME_EDGE = 0.8  # of the cells: where more are, nobody knows how far away the optimum is
 ENOUGH = 3  # bracketed valleys, from which a law may be followed beyond the lrs that were tried
 SAME = 0.02  # ln lr: closer than that, two lrs are one
 WIDER = 4.0  # factor by which another search should reach further
@@ -100,7 +100,7 @@ def _edge(cells: list[Seen]) -> str:
     several = [cell for cell in cells if cell.lrs > 1]
     for side, way in (("low", "below"), ("high", "above")):
         at = [cell for cell in several if cell.edge == side]
-        if len(at) < SAME_EDGE * len(several):
+        if len(at) <= SAME_EDGE * len(several):
             continue
         nearest = min(at, key=lambda cell: float(np.abs(cell.at).sum()))
         last, verb = math.exp(nearest.best), "down" if side == "low" else "up"
