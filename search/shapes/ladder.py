@@ -13,7 +13,6 @@ MIN_STEPS = 50  # below, a schedule is mostly warmup and its best lr says little
 
 WARMUP = 0.4  # of a shorter run, at most
 SHORT = 0.25  # of the target's tokens: a shorter run is lengthened where it must be, up to two thirds of this
-FEW = 100_000  # tokens below which a run has hardly begun to learn: at 80,000 the lr made no difference yet
 
 
 def warmup_within(target: RunConfig, tokens: float) -> int:
@@ -66,11 +65,11 @@ def ladder(
     """Every whole run of these shares of the target's parameters, tokens and batch, smaller than
     the target in N or D.
 
-    Warmup is the target's, as far as it fits. Horizons below a quarter are lengthened until it does and they have FEW
-    tokens, or left out where that would make them a quarter themselves; so are runs of fewer than MIN_STEPS steps.
+    Warmup is the target's, as far as it fits. Horizons below a quarter are lengthened until it does, or left out where
+    that would make them a quarter themselves; runs of fewer than MIN_STEPS steps are left out.
     """
     runs: dict[tuple[int, int, int], RunConfig] = {}
-    room = max(target.warmup / WARMUP, FEW) / target.tokens
+    room = target.warmup / WARMUP / target.tokens
     horizons = sorted({h if h >= SHORT else max(h, room) for h in horizons if h >= SHORT or room <= SHORT / 1.5})
     for size in sizes:
         shape = target if size == 1 else scaled(target, size)

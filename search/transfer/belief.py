@@ -8,7 +8,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-from scaling.batchlaw import Prior, prior
+from scaling.batchlaw import LAWLESS, Prior, prior
 from scaling.batchsize import fit_batches
 from scaling.hierarchy import fit
 from scaling.posterior import Posterior, Runs
@@ -16,8 +16,11 @@ from search.records import History, Problem, Trial, point
 from search.transfer.settings import TransferSettings
 
 NARROWER = 0.75
-"""Of the covariance's standard deviation: with the whole of it intervals held the best lr more often than they say
-(notebooks/LOG.md)."""
+"""Of the covariance's standard deviation, from LAWLESS parameters up: with the whole of it intervals held the best lr
+more often than they say."""
+FRAIL = 1 / 16
+"""Power by which it grows below, to the whole at 1e5 parameters: above their best lr small models fail or not by the
+luck of a seed, which the law does not know (notebooks/LOG.md, 2026-11-28)."""
 
 
 @dataclass
@@ -39,7 +42,7 @@ class Belief:
         """Of ln lr* at (n, d, b) relative to the target: mean, sd, and how far below the mean the lr of least expected
         loss lies. The valley is Linex (Zellner 1986), k its asymmetry: that is k Var / 2."""
         mean, sd = self.posterior.predict(*at)
-        sd *= NARROWER
+        sd *= min(1.0, NARROWER * max(1.0, LAWLESS / math.exp(self.origin[0])) ** FRAIL)
         return mean, sd, self.posterior.k * sd**2 / 2
 
     @cached_property
