@@ -18,6 +18,8 @@ from trainer.files import write_atomic
 
 MOST = 25.0
 """Per cent of regret that are drawn."""
+NAMED = 6
+"""Targets, up to which laws are named beside their dots; else by pointing at them."""
 WITHIN = 1.01
 """Of the lowest loss: what a learning rate that is good enough may lose."""
 
@@ -70,7 +72,7 @@ def beside(chart: Chart, what: str, truth: Truth, found: Found) -> None:
 
 def valleys(truths: Mapping[str, Truth], marks: Mapping[str, Sequence[tuple[str, float]]]) -> Chart:
     """What lrs give up against the best one, in per cent of its loss, a line a target. marks: by target, (who says it,
-    lr) of rules to be judged, of which those inside the grid are drawn."""
+    lr) of rules to be judged, of which those inside the grid are drawn, and named where there is room."""
     chart = Chart("peak learning rate", "regret (% of the lowest loss)", y_range=(-0.7, MOST), height=380)
     for i, (name, truth) in enumerate(truths.items()):
 
@@ -81,7 +83,8 @@ def valleys(truths: Mapping[str, Truth], marks: Mapping[str, Sequence[tuple[str,
         inside = [(who, lr) for who, lr in marks[name] if truth.low <= math.log(lr) <= truth.high]
         said = [(who, lr) for who, lr in inside if regret(lr) < MOST]
         chart.dots([(lr, regret(lr)) for _, lr in said], i, [f"{who}: {lr:.2g}" for who, lr in said], r=5)
-        chart.words([(lr, regret(lr)) for _, lr in said], [who for who, _ in said])
+        if len(truths) <= NAMED:
+            chart.words([(lr, regret(lr)) for _, lr in said], [who for who, _ in said])
     chart.title = "What a wrong learning rate costs; dots: published laws"
     return chart
 
