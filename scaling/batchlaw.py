@@ -94,9 +94,9 @@ def prior(n: float, d: float, b: float, parametrisation: str = "sp", guess: floa
     Law, 0.58 D^0.571 tokens, by what recorded sweeps sliced at one batch show, within a factor of 3 (DeepSeek, Power
     Lines and 2607.01487 differ by less at 1e10 tokens and by more at 1e7); below MANY tokens it falls as D^0.7, for at
     1e5 to 1e6 tokens lr* was the same at batches of 128 and 512 (LOG, 2026-11-28), if anything higher where
-    there were more steps: w falls a little with B. The valley's curvature is h = 0.8 % of the loss per squared unit of
-    ln lr (half or twice the best lr cost about that), within a factor of 2.2, and a run's loss scatters by 0.07 % from
-    SMALL parameters up. Smaller models have steeper valleys and scatter more:
+    there were more steps: there w falls a little with B, and less so the nearer D is to MANY. The valley's curvature is
+    h = 0.8 % of the loss per squared unit of ln lr (half or twice the best lr cost about that), within a factor of 2.2,
+    and a run's loss scatters by 0.07 % from SMALL parameters up. Smaller models have steeper valleys and scatter more:
     5 % and 0.5 % at 1e5 parameters, on our own sweeps (notebooks/LOG.md); in between a power is drawn.
     The range in which lrs are to be searched is no witness of the level: it says where a user looks. A `guess` of
     theirs is, and data overrule it.
@@ -106,9 +106,9 @@ def prior(n: float, d: float, b: float, parametrisation: str = "sp", guess: floa
     level, level_sd = (np.log(5e-3), 1.5) if mup else (np.log(2e-3) - 0.4 * np.log(max(n, LAWLESS) / 1e8), 0.8)
     if guess is not None:
         level, level_sd = np.log(guess), GUESS_SD
-    small = max(1.0, SMALL / n)
+    small, few = max(1.0, SMALL / n), min(1.0, max(0.0, float(np.log(MANY / d) / np.log(1e4))))
     return Prior(
-        mean=np.array([0.0 if mup else 0.25, level, 0.75 * np.log(b / meeting), 0.75, -0.35, -0.15, 0.15]),
+        mean=np.array([0.0 if mup else 0.25, level, 0.75 * np.log(b / meeting), 0.75, -0.35, -0.15 * few, 0.15]),
         sd=np.array([0.15 if mup else 0.30, level_sd, 0.8, 0.25, 0.3, 0.15, 0.25]),
         valley_mean=np.array([np.log(0.008 * small**0.27), -0.2, -0.2, np.log(0.9)]),
         valley_sd=np.array([0.8, 0.3, 0.3, 0.5]),

@@ -44,7 +44,7 @@ def arguments(corpus: Path, name: str) -> list[str]:
         "--corpus", str(corpus), "--tokenizer", "bpe:300", "--tokens", "96000", "--batch", "512", "--name", name,
         "--budget-runs", "2", "--hyperband.max-resource", "9",  # what is cut off is billed, and must not cost a trial
         "--set", "model.depth=1", "model.width=32", "model.heads=2", "model.context=32", "model.vocabulary=300",
-        "data.val_tokens=1024", "data.epochs=10",
+        "data.val_tokens=1024", "data.epochs=10", "warmup=400",  # it fits into the first rung, so that trunks go on
     ]  # fmt: skip
 
 
