@@ -23,7 +23,8 @@ from search.execution.store import SearchDir
 from search.records import Trial
 from search.shapes.ladder import ladder, size_of
 from search.strategies.grid import Grid
-from trainer.data import prepare
+from trainer.config import RunConfig
+from trainer.data import Prepared, prepare
 from trainer.errors import UserError
 from trainer.files import write_atomic
 from trainer.loop import Training
@@ -73,7 +74,8 @@ HELD_OUT = {
     "code-llama-small-batch": Target("code", LLAMA, 1, 192, 5000, 128, "wsd"),
     "books-gptneo": Target("books", ("family=gptneo",), 3, 128, 2500, 512, "cosine", warmup=0.01),
 }
-"""On these nothing was: other corpora, batches from one sequence to sixteen, deep and wide, warmups of 1 to 10 %."""
+"""Others, made after that (what they were seen for: LOG, 2026-11-28): other corpora, batches from one sequence to
+sixteen, deep and wide, warmups of 1 to 10 %."""
 SHAPES = {"0.05M": (1, 64), "0.1M": (2, 64), "0.3M": (3, 96)}
 FAMILIES = {
     f"stories-{family}-{size}": Target("stories", (f"family={family}",), *shape, 600, 1024, "cosine", seeds=1)
@@ -139,10 +141,14 @@ def _grid(runs: Path, number: int, name: str, texts: dict[str, str], low: float,
     _find(runs, f"{name}-truth-{number}", name, texts, strategy="grid", lr_range=(low, high * 1.001), grid=grid)
 
 
+def _posed(name: str, texts: dict[str, str]) -> tuple[RunConfig, Prepared]:
+    target = SearchConfig(quiet=True, **ALL[name].settings(texts)).build_target()
+    return target, prepare(target.data, vocabulary=target.model.vocabulary)
+
+
 def compare_warmups(name: str, texts: dict[str, str]) -> None:
     """What a quarter of the target's tokens end at, with a quarter of its warmup and with all of it; printed."""
-    target = SearchConfig(quiet=True, **ALL[name].settings(texts)).build_target()
-    data = prepare(target.data, vocabulary=target.model.vocabulary)
+    target, data = _posed(name, texts)
     short = replace(target, tokens=target.tokens // 4 // target.batch * target.batch)
     for warmup in (target.warmup // 4, target.warmup):
         for lr in (1e-3, 2e-3, 4e-3, 8e-3):
@@ -152,8 +158,7 @@ def compare_warmups(name: str, texts: dict[str, str]) -> None:
 
 def sweep_proxies(name: str, texts: dict[str, str]) -> None:
     """How the best lr of short proxies moves with parameters, tokens and batch; printed as `proxies.csv` has it."""
-    target = SearchConfig(quiet=True, **ALL[name].settings(texts)).build_target()
-    data = prepare(target.data, vocabulary=target.model.vocabulary)
+    target, data = _posed(name, texts)
     for run in ladder(target, (1 / 16, 1 / 4, 1.0), (1 / 8, 1 / 4), (1.0, 1 / 4)):
         for k in range(7):
             *_, last = Training(replace(run, lr=5e-4 * 2**k), data).reports()

@@ -15,7 +15,7 @@ from search.evidence.answers import recommend_from_history
 from search.evidence.edges import focused
 from search.execution.session import Session
 from search.records import History, Problem, Proposal, Trial
-from search.strategies.hyperband import Hyperband, brackets
+from search.strategies.hyperband import SHORTER, Hyperband, brackets
 from search.strategy import DONE
 from trainer.architecture.counts import run_flops
 from trainer.config import RunConfig
@@ -78,8 +78,9 @@ def test_plan_is_the_largest_that_fits_and_is_what_is_spent(runs: float, cooldow
     assert asked_for.budget.allows(plan)
     settled = strategy._settled(History(problem=asked_for))
     resource, units = settled.max_resource or 0, settled.units
-    assert resource <= units <= strategy.units
-    larger = [replace(strategy, max_resource=resource + 1)] * (resource < strategy.units)
+    shortest = round(SHORTER * strategy.units)
+    assert resource <= units <= shortest
+    larger = [replace(strategy, max_resource=resource + 1, units=shortest)] * (resource < strategy.units)
     longer = [replace(settled, units=units - 1)] * (resource < units)
     for more in (*larger, *longer):
         cost = sum((s.cost for s in more.plan(History(problem=asked_for))), Spending())
@@ -130,6 +131,12 @@ def test_a_budget_between_two_tables_buys_longer_runs() -> None:
         {s.trials: s.tokens / s.trials for s in Hyperband().plan(h) if s.name.endswith("1 rung 2")} for h in at
     )
     assert few.keys() == more.keys() == {1} and more[1] > 1.3 * few[1]
+
+
+@pytest.mark.parametrize("timed", [0.0, 0.005, 0.02])
+def test_the_plain_command_s_plan_does_not_hang_on_how_many_steps_were_timed(timed: float) -> None:
+    plan = Hyperband().plan(History(problem=problem(1.0 - timed)))
+    assert sum(s.trials for s in plan) == 22
 
 
 @pytest.mark.parametrize("sampler", ["random", "qmc", "tpe", "gp"])

@@ -189,6 +189,8 @@ def test_ladder_holds_whole_smaller_runs() -> None:
     target = preset("gpt2-124m")
     assert ladder(target, (1.0,), (1 / 16,)) == ()  # warmup is a tenth of the target
     assert len(ladder(replace(target, warmup=target.tokens // 50), (1.0,), (1 / 16,))) == 1
+    (eighth,) = ladder(replace(target, warmup=target.tokens // 20), (1.0,), (1 / 16,))  # as long as it fits
+    assert eighth.warmup == target.tokens // 20 and 0.125 <= eighth.tokens / target.tokens < 0.126
     runs = ladder(target, (1 / 16, 1 / 4, 1.0), (1 / 4, 1.0))
     assert len(runs) == 5 and all(r.lr is None for r in runs)
     assert all(r.tokens % r.batch == 0 and r.warmup == min(target.warmup, round(0.4 * r.tokens)) for r in runs)

@@ -17,6 +17,9 @@ from trainer.config import RunConfig
 from trainer.errors import UserError
 from trainer.schedule import decay_start
 
+SHORTER = 1.1
+"""Units may be so many times as short as asked for, or a calibration of a few steps more costs a whole bracket."""
+
 
 def brackets(resource: int, eta: int) -> list[list[tuple[int, int]]]:
     """[(trials, resource units) by rung] by bracket, the most exploring first: the paper's table, in integers.
@@ -135,9 +138,10 @@ class Hyperband(Strategy):
         budget be left: then the unit grows until it is used, for longer runs tell more."""
         # Units below one step would make rungs that differ only in name.
         most = min(self.units, history.problem.target.steps)
-        fits = (plan for r in range(most, 0, -1) if (plan := replace(self, max_resource=r))._affordable(history))
+        shortest = replace(self, units=round(SHORTER * self.units))
+        fits = (plan for r in range(most, 0, -1) if (plan := replace(shortest, max_resource=r))._affordable(history))
         if largest := next(fits, None):
-            wider = (replace(largest, units=units) for units in range(largest.max_resource or 1, self.units))
+            wider = (replace(largest, units=units) for units in range(largest.max_resource or 1, shortest.units))
             return next((plan for plan in wider if plan._affordable(history)), largest)
         budget, smallest = history.problem.budget, replace(self, max_resource=1)._bill(history)
         raise UserError(
