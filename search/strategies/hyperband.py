@@ -17,7 +17,7 @@ from trainer.config import RunConfig
 from trainer.errors import UserError
 from trainer.schedule import decay_start
 
-SHORTER = 1.1
+SHORTER = 1.25
 """Units may be so many times as short as asked for, or a calibration of a few steps more costs a whole bracket."""
 
 
@@ -151,7 +151,10 @@ class Hyperband(Strategy):
         )
 
     def _affordable(self, history: History) -> bool:
-        return history.problem.budget.allows(self._bill(history))
+        """With a trial of the longest to spare, where there are several: for one cut off, or one beyond the edge."""
+        *_, last = brackets(self.max_resource or 1, self.reduction_factor)
+        spare = self._cost(history, last, 0) * (last[0][0] > 1)
+        return history.problem.budget.allows(self._bill(history) + spare)
 
     def _bill(self, history: History) -> Spending:
         return calibration_cost(history) + self._total(history, brackets(self.max_resource or 1, self.reduction_factor))
