@@ -84,9 +84,7 @@ def test_plan_is_the_largest_that_fits_and_is_what_is_spent(runs: float, cooldow
     longer = [replace(settled, units=units - 1)] * (resource < units)
     for more in (*larger, *longer):
         stages = more.plan(History(problem=asked_for))
-        spare = (
-            stages[-1].cost * (1 / stages[-1].trials) * (stages[-1].trials > 1)
-        )  # of the longest
+        spare = stages[-1].cost * (1 / stages[-1].trials) * (stages[-1].trials > 1)  # of the longest
         assert not asked_for.budget.allows(sum((s.cost for s in stages), spare))
     session = Session(strategy=strategy, problem=asked_for)
     play(session)
